@@ -1,0 +1,386 @@
+//! The messages, as carried in control frames.
+//!
+//! The host asks, the agent answers. Every request has an id (the frame's),
+//! and everything that belongs to it (its output, its credit, its end) carries
+//! the same id. Paths are the guest's, as UTF-8 text; a path of the guest that
+//! is not UTF-8 is reported with U+FFFD in it and cannot be addressed.
+
+use serde::{Deserialize, Serialize};
+
+/// What the agent is running as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// In a guest of an image, started from outside for this boot.
+    Guest,
+    /// As init of kiln's appliance.
+    Appliance,
+    /// On this machine, over a socket pair.
+    Local,
+}
+
+/// Agent to host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FromAgent {
+    /// First message on a connection (id 0).
+    Hello(Hello),
+    /// Sign of life, id 0, every `Welcome::beat_ms`.
+    Beat { sequence: u64, memory_available: u64 },
+    /// An `Exec` has its process.
+    Started { pid: u32 },
+    /// An `Exec` has ended; its output streams are closed before this.
+    Exited(Exited),
+    /// Any other operation has succeeded.
+    Done(Reply),
+    /// The operation with this id has failed.
+    Failed(Failed),
+    /// The host may send this many more input bytes to the request.
+    Credit { bytes: u32 },
+}
+
+/// Host to agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FromHost {
+    /// Accepts a `Hello` (id 0).
+    Welcome { version: u16, beat_ms: u32 },
+    /// Turns a `Hello` down (id 0); the agent ends.
+    Refused { reason: String },
+    /// Do this; the frame's id names the request from here on.
+    Request(Box<Operation>),
+    /// The agent may send this many more output bytes (both streams together) for the request.
+    Credit { bytes: u32 },
+    /// Signal the process group of a running `Exec`.
+    Signal { number: i32 },
+    /// New size of the terminal of a running `Exec`.
+    Resize { rows: u16, columns: u16 },
+    /// Give the request up: an `Exec` is killed (whole group), anything else stops at the next chunk.
+    Cancel,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    pub oldest: u16,
+    pub newest: u16,
+    /// The agent's package version, for messages only.
+    pub agent: String,
+    /// The nonce handed in for this boot.
+    pub nonce: String,
+    /// /proc/sys/kernel/random/boot_id.
+    pub boot_id: String,
+    /// `x86_64`, `aarch64`.
+    pub architecture: String,
+    pub mode: Mode,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Exited {
+    /// Exit code, or None when a signal ended it.
+    pub code: Option<i32>,
+    pub signal: Option<i32>,
+    /// The agent killed it because `Exec::timeout_ms` ran out.
+    pub timed_out: bool,
+    /// User and system CPU time of the process and what it waited for, in ms.
+    pub cpu_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorKind {
+    NotFound,
+    Exists,
+    Denied,
+    NotEmpty,
+    NoSpace,
+    ReadOnly,
+    /// A user or group name unknown to the guest, a bad mode, a path that is no absolute path ...
+    Invalid,
+    /// The reply would be larger than its bound.
+    TooLarge,
+    Cancelled,
+    Unsupported,
+    Io,
+}
+
+/// Why an operation failed, in the guest's words.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Failed {
+    pub kind: ErrorKind,
+    /// What and where: "open /etc/app.conf: Permission denied".
+    pub message: String,
+}
+
+/// What an agent can do. Paths are absolute.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Operation {
+    /// Run a command; answered by `Started`, output, `Exited`.
+    Exec(Exec),
+
+    // Bulk data: input frames to the agent, output frames from it; an empty data frame ends a stream.
+    /// Write a file from the input stream (temp file beside it, then rename). Done(Written).
+    Put(Put),
+    /// Send a file's bytes as output. Done(Sent).
+    Get {
+        path: String,
+        offset: u64,
+        length: Option<u64>,
+    },
+    /// Write at an offset of an existing file or block device, from the input stream. Done(Written).
+    WriteAt {
+        path: String,
+        offset: u64,
+    },
+    /// Walk a tree and send one JSON `Entry` per line as output, sorted by path. Done(Sent).
+    Tree(Tree),
+
+    // Small questions and file verbs: one request, one bounded reply.
+    Stat {
+        path: String,
+        follow: bool,
+    },
+    Hash {
+        path: String,
+        algorithm: Algorithm,
+    },
+    /// Files and folders of one folder (or all below), at most `limit` entries after `after` in path order. Done(List).
+    List {
+        path: String,
+        recursive: bool,
+        after: Option<String>,
+        limit: u32,
+    },
+    Append {
+        path: String,
+        content: Vec<u8>,
+    },
+    Copy {
+        source: String,
+        target: String,
+        recursive: bool,
+        overwrite: bool,
+    },
+    Rename {
+        source: String,
+        target: String,
+        overwrite: bool,
+    },
+    MakeFolder {
+        path: String,
+        mode: u32,
+        parents: bool,
+        owner: Option<String>,
+        group: Option<String>,
+    },
+    Remove {
+        path: String,
+        recursive: bool,
+    },
+    Symlink {
+        path: String,
+        target: String,
+        replace: bool,
+    },
+    Chmod {
+        path: String,
+        mode: u32,
+        recursive: bool,
+    },
+    /// Names or numbers; no group means the user's primary group.
+    Chown {
+        path: String,
+        owner: String,
+        group: Option<String>,
+        recursive: bool,
+    },
+
+    // The system.
+    Facts,
+    /// Ask the guest to go down in its ordinary way (systemd: its targets; appliance: unmount and go).
+    Power {
+        action: PowerAction,
+    },
+
+    // Only as init of the appliance.
+    /// finit_module with everything it depends on, from the initramfs.
+    LoadModules {
+        names: Vec<String>,
+    },
+    /// Read the partition tables again.
+    RereadPartitions {
+        device: String,
+    },
+    Mount {
+        source: String,
+        target: String,
+        filesystem: String,
+        options: String,
+        read_only: bool,
+    },
+    Unmount {
+        target: String,
+    },
+    /// Grow the mounted file system to the end of its device. Done(Space).
+    GrowFilesystem {
+        target: String,
+    },
+    /// Discard free blocks of the mounted file system. Done(Written) counts bytes.
+    Trim {
+        target: String,
+    },
+    /// Block devices and partitions as the kernel sees them. Done(Devices).
+    Devices,
+    /// Size and free bytes of the file system that holds the path. Done(Space).
+    Space {
+        path: String,
+    },
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Exec {
+    /// argv; argv[0] is looked up in PATH of `env` (or the default path).
+    pub argv: Vec<String>,
+    /// The whole environment: nothing is inherited.
+    pub env: Vec<(String, String)>,
+    /// Default "/".
+    pub cwd: Option<String>,
+    /// Kill the process group after this; None waits for ever.
+    pub timeout_ms: Option<u64>,
+    /// Keep stdin open for input frames; otherwise it is /dev/null.
+    pub stdin: bool,
+    /// A terminal (stdout and stderr together) instead of pipes.
+    pub terminal: Option<Terminal>,
+    /// chroot(2) into this before exec.
+    pub root: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terminal {
+    pub rows: u16,
+    pub columns: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Put {
+    pub path: String,
+    pub mode: u32,
+    pub owner: Option<String>,
+    pub group: Option<String>,
+    pub overwrite: bool,
+    /// Make missing parent folders (0755).
+    pub parents: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Tree {
+    pub root: String,
+    /// SHA-256 of regular files.
+    pub digests: bool,
+    /// Stay on one file system.
+    pub one_filesystem: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Algorithm {
+    Md5,
+    Sha1,
+    Sha256,
+    Sha512,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PowerAction {
+    Reboot,
+    PowerOff,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EntryKind {
+    File,
+    Folder,
+    Symlink,
+    Other,
+}
+
+/// One path: what stat(2) says, and more where it was asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    pub path: String,
+    pub kind: EntryKind,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub size: u64,
+    /// Seconds since the epoch.
+    pub modified: i64,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub target: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub sha256: Option<String>,
+}
+
+/// A block device or partition.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Device {
+    /// `/dev/vda`, `/dev/vda1`.
+    pub path: String,
+    /// The disk that a partition lies on.
+    pub parent: Option<String>,
+    /// virtio serial or NVMe serial of a disk.
+    pub serial: Option<String>,
+    /// Bytes.
+    pub size: u64,
+    /// First byte of a partition on its disk.
+    pub offset: u64,
+    pub read_only: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    Nothing,
+    Written {
+        bytes: u64,
+        sha256: Option<String>,
+    },
+    Sent {
+        bytes: u64,
+    },
+    /// None: there is no such path.
+    Stat(Option<Entry>),
+    Hash(String),
+    List {
+        entries: Vec<Entry>,
+        more: bool,
+    },
+    Facts(Box<Facts>),
+    Devices(Vec<Device>),
+    Space {
+        total: u64,
+        free: u64,
+    },
+}
+
+/// What the agent sees of its system. Texts are cut at 4 KiB.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Facts {
+    /// Lines of /etc/os-release as pairs, quotes removed.
+    pub os_release: Vec<(String, String)>,
+    pub kernel: String,
+    pub architecture: String,
+    pub hostname: String,
+    pub boot_id: String,
+    pub kernel_command_line: String,
+    pub processors: u32,
+    pub memory_total: u64,
+    pub memory_available: u64,
+    pub uptime_ms: u64,
+    /// PID 1's comm: `systemd`, `kiln-agent` ...
+    pub init: String,
+    /// Packaged cloud-init is installed (a `cloud-init` binary in PATH).
+    pub cloud_init: bool,
+}

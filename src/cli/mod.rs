@@ -1,0 +1,97 @@
+//! L7: the command line. The only room that writes to the terminal and reads the environment.
+
+mod cmd;
+mod exit;
+mod render;
+mod settings;
+
+use clap::{CommandFactory, Parser};
+use std::process::ExitCode;
+use tokio_util::sync::CancellationToken;
+
+pub use settings::Settings;
+
+use render::Format;
+
+/// A local factory for golden VM images: builds in a real guest, seals, tests in a fresh one, exports.
+#[derive(Parser)]
+#[command(name = "kiln", version, disable_help_subcommand = true, propagate_version = true)]
+#[command(after_help = exit::HELP)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: cmd::Command,
+}
+
+#[derive(clap::Args)]
+pub struct Global {
+    /// Folder of catalog, store and builds [default: $XDG_DATA_HOME/kiln or ~/.local/share/kiln]
+    #[arg(long, global = true, env = "KILN_HOME", value_name = "DIR", help_heading = "Global options")]
+    pub home: Option<std::path::PathBuf>,
+    /// How guests are run: kvm, tcg (emulation: works anywhere, 10 times slower), or auto (KVM, and stop where it is unusable)
+    #[arg(
+        long,
+        global = true,
+        env = "KILN_ACCEL",
+        value_enum,
+        default_value = "auto",
+        help_heading = "Global options"
+    )]
+    pub accel: settings::Accel,
+    /// Form of results on stdout
+    #[arg(long, global = true, value_enum, default_value = "human", help_heading = "Global options")]
+    pub format: Format,
+    /// Progress on stderr: bars on a terminal, plain lines elsewhere, NDJSON events, or nothing
+    #[arg(long, global = true, value_enum, default_value = "auto", help_heading = "Global options")]
+    pub progress: render::Progress,
+}
+
+/// Everything `main` does; returns the process's exit code.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(e) => {
+            let usage = e.use_stderr();
+            let _ = e.print();
+            return ExitCode::from(if usage { exit::INPUT } else { 0 });
+        }
+    };
+    let format = arguments.global.format;
+    match run(arguments) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            render::failure(&failure, format);
+            ExitCode::from(exit::code(failure.kind))
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<u8, crate::model::Failure> {
+    let settings = Settings::resolve(&arguments.global)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|e| crate::model::Failure::from_error(crate::model::FailureKind::Environment, &e))?;
+    let result = runtime.block_on(async {
+        let cancel = CancellationToken::new();
+        cmd::run(arguments.command, &settings, &cancel).await
+    });
+    // A blocking read of the terminal must not keep a finished command alive.
+    runtime.shutdown_timeout(std::time::Duration::from_millis(200));
+    result
+}
+
+/// The whole command tree, for completions and tests.
+pub fn command() -> clap::Command {
+    Arguments::command()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_command_tree_is_sound() {
+        super::command().debug_assert();
+    }
+}

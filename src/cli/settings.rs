@@ -1,0 +1,43 @@
+//! What the command line, the environment and the home folder say. Read here and nowhere else.
+
+use crate::model::{Failure, FailureKind};
+use std::path::PathBuf;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Accel {
+    Auto,
+    Kvm,
+    Tcg,
+}
+
+/// Settings of one invocation, resolved.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub home: PathBuf,
+    pub accel: Accel,
+    pub format: super::render::Format,
+    pub progress: super::render::Progress,
+}
+
+impl Settings {
+    pub fn resolve(global: &super::Global) -> Result<Settings, Failure> {
+        let home = match &global.home {
+            Some(home) => home.clone(),
+            None => default_home().ok_or_else(|| {
+                Failure::new(
+                    FailureKind::Input,
+                    "no folder for kiln's data: neither XDG_DATA_HOME nor HOME is set",
+                )
+                .hint("Give one with --home DIR or KILN_HOME.")
+            })?,
+        };
+        let home = std::path::absolute(&home)
+            .map_err(|e| Failure::new(FailureKind::Input, format!("--home {}: {e}", home.display())))?;
+        Ok(Settings { home, accel: global.accel, format: global.format, progress: global.progress })
+    }
+}
+
+fn default_home() -> Option<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    set("XDG_DATA_HOME").or_else(|| set("HOME").map(|h| h.join(".local/share"))).map(|d| d.join("kiln"))
+}

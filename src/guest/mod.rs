@@ -1,0 +1,81 @@
+//! L2: the system inside, as reached through the agent.
+//!
+//! [`Guest`] is what the rooms above know. A session over any link implements
+//! it for as long as one boot lasts; `boot` (L4) implements it across reboots.
+
+pub mod agent;
+
+use async_trait::async_trait;
+use kiln_protocol::message::{Exec, Exited, Facts, Failed, Operation, Put, Reply};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::support::wait::{Impatience, Patience};
+
+/// Where a command's or file's bytes go, piece by piece.
+pub trait Sink: Send {
+    /// Output or, with `error` set, error output. Called in the order received.
+    fn write(&mut self, bytes: &[u8], error: bool);
+}
+
+/// What can go wrong between host and guest.
+#[derive(Debug, thiserror::Error)]
+pub enum GuestError {
+    /// The agent tried and the guest said no.
+    #[error("{}", .0.message)]
+    Refused(Failed),
+    /// The link ended; the guest is gone, or its agent.
+    #[error("the link to the guest's agent was lost while {doing}: {reason}")]
+    Lost { doing: String, reason: String },
+    /// The peer sent what the protocol does not allow; the session is over.
+    #[error("the guest's agent broke the protocol: {0}")]
+    Protocol(String),
+    #[error(transparent)]
+    Impatience(#[from] Impatience),
+    /// The guest was asked to reboot and did not come back.
+    #[error("the guest did not come back from its reboot: {0}")]
+    Reboot(String),
+    #[error("{0}")]
+    Local(#[from] std::io::Error),
+}
+
+/// A guest that is up. All paths are the guest's.
+#[async_trait]
+pub trait Guest: Send + Sync {
+    /// Runs a command, its output into `sink` while it runs. A non-zero exit is not an error here.
+    async fn exec(
+        &self,
+        command: Exec,
+        sink: &mut dyn Sink,
+        patience: &Patience,
+    ) -> Result<Exited, GuestError>;
+
+    /// One request, one bounded reply: the file verbs and questions of [`Operation`].
+    async fn call(&self, operation: Operation, patience: &Patience) -> Result<Reply, GuestError>;
+
+    /// Streams `source` into a file of the guest. Returns bytes written.
+    async fn put(
+        &self,
+        target: Put,
+        source: &mut (dyn AsyncRead + Send + Unpin),
+        patience: &Patience,
+    ) -> Result<u64, GuestError>;
+
+    /// Streams what `operation` (Get, Tree) sends into `sink`, at most `limit` bytes. Returns bytes received.
+    async fn get(
+        &self,
+        operation: Operation,
+        limit: u64,
+        sink: &mut (dyn AsyncWrite + Send + Unpin),
+        patience: &Patience,
+    ) -> Result<u64, GuestError>;
+
+    /// Reboots, and returns when the next boot is over: same disk, new boot id.
+    async fn reboot(&self, patience: &Patience) -> Result<(), GuestError>;
+
+    async fn facts(&self, patience: &Patience) -> Result<Facts, GuestError> {
+        match self.call(Operation::Facts, patience).await? {
+            Reply::Facts(facts) => Ok(*facts),
+            other => Err(GuestError::Protocol(format!("Facts was answered with {other:?}"))),
+        }
+    }
+}

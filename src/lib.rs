@@ -1,0 +1,20 @@
+//! kiln, room by room. Imports go down only; a test (`cargo xtask tidy`) holds them to it.
+//!
+//! | layer | rooms |
+//! |---|---|
+//! | L0 | `support` |
+//! | L1 | `model` |
+//! | L2 | `catalog`, `disk`, `machine`, `guest` |
+//! | L3 | `appliance`, `component` |
+//! | L4 | `base`, `boot`, `distribute` |
+//! | L5 | `build` |
+//! | L6 | `service` |
+//! | L7 | `cli` |
+
+pub mod support;
+
+pub mod model;
+
+pub mod guest;
+
+pub mod cli;

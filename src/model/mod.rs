@@ -1,0 +1,11 @@
+//! L1: pure nouns, one per file. No I/O, no serde: wire forms live where they are spoken.
+
+mod architecture;
+mod failure;
+mod status;
+mod version;
+
+pub use architecture::{Architecture, Firmware};
+pub use failure::{Failure, FailureKind, Position};
+pub use status::{ImageStatus, Stage};
+pub use version::{ImageVersion, Version, VersionError, VersionPattern};

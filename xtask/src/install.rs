@@ -1,0 +1,137 @@
+//! Installs what kiln and its tests use, from the distribution's own packages.
+
+use crate::shell::{self, Result, command, which};
+use std::path::Path;
+
+#[derive(Clone, Copy, PartialEq)]
+pub enum Purpose {
+    Demo,
+    Test,
+}
+
+enum Sign {
+    Program(&'static str),
+    File(&'static str),
+}
+
+struct Need {
+    sign: Sign,
+    package: &'static str,
+    why: &'static str,
+    tests_only: bool,
+}
+
+use Sign::{File, Program};
+
+const fn need(sign: Sign, package: &'static str, why: &'static str) -> Need {
+    Need { sign, package, why, tests_only: false }
+}
+
+const fn for_tests(sign: Sign, package: &'static str, why: &'static str) -> Need {
+    Need { sign, package, why, tests_only: true }
+}
+
+const NEEDS: &[Need] = &[
+    need(Program("cc"), "gcc", "links kiln"),
+    need(File("/usr/lib/x86_64-linux-gnu/libc.a"), "libc6-dev", "the guest agent is linked statically"),
+    need(Program("qemu-system-x86_64"), "qemu-system-x86", "runs the guests"),
+    need(Program("qemu-img"), "qemu-utils", "makes, converts and checks disk images"),
+    need(File("/usr/share/OVMF/OVMF_CODE_4M.fd"), "ovmf", "UEFI firmware for x86_64 guests"),
+    need(File("/usr/lib/ipxe/qemu/efi-virtio.rom"), "ipxe-qemu", "option ROM of QEMU's network card"),
+    need(Program("mmdebstrap"), "mmdebstrap", "makes Debian base images from packages"),
+    need(Program("mke2fs"), "e2fsprogs", "makes a base image's file system without mounting it"),
+    need(Program("mkfs.vfat"), "dosfstools", "makes the EFI system partition"),
+    need(Program("mcopy"), "mtools", "fills the EFI system partition without mounting it"),
+    need(Program("sfdisk"), "fdisk", "partitions a base image"),
+    need(Program("grub-mkimage"), "grub-common", "makes a base image bootable by BIOS and UEFI"),
+    need(
+        File("/usr/share/keyrings/debian-archive-keyring.gpg"),
+        "debian-archive-keyring",
+        "checks Debian's packages",
+    ),
+    for_tests(Program("mkfs.xfs"), "xfsprogs", "makes the xfs disks of the tests"),
+    for_tests(Program("mkfs.btrfs"), "btrfs-progs", "makes the btrfs disks of the tests"),
+    for_tests(Program("python3"), "python3", "runs the benchmarks"),
+];
+
+impl Need {
+    fn is_met(&self) -> bool {
+        match self.sign {
+            Program(name) => which(name).is_some(),
+            File(path) => Path::new(path).exists(),
+        }
+    }
+}
+
+/// Installs the missing packages on Debian 12 and 13; elsewhere says what they are.
+fn install_missing(purpose: Purpose) -> Result {
+    // A package can push another one out (a newer qemu-utils of a backport, say), so look again.
+    for _ in 0..3 {
+        let missing: Vec<&Need> =
+            NEEDS.iter().filter(|n| (purpose == Purpose::Test || !n.tests_only) && !n.is_met()).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        println!("Missing on this machine:");
+        for need in &missing {
+            println!("  {:<24} {}", need.package, need.why);
+        }
+        let packages: Vec<&str> = missing.iter().map(|n| n.package).collect();
+        if !is_supported_debian() {
+            return Err(format!(
+                "this is not Debian 12 or 13, so nothing was installed.\n\
+                 Install your distribution's packages for: {}",
+                packages.join(" ")
+            ));
+        }
+        install(&packages)?;
+    }
+    let left: Vec<&str> = NEEDS.iter().filter(|n| !n.is_met()).map(|n| n.package).collect();
+    if left.is_empty() { Ok(()) } else { Err(format!("still missing after installing: {}", left.join(" "))) }
+}
+
+pub fn run(purpose: Purpose) -> Result {
+    install_missing(purpose)?;
+    println!("Everything kiln needs is installed.");
+    Ok(())
+}
+
+fn is_supported_debian() -> bool {
+    let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let value = |key: &str| {
+        text.lines()
+            .find_map(|l| l.strip_prefix(key)?.strip_prefix('='))
+            .map(|v| v.trim_matches('"').to_owned())
+    };
+    value("ID").as_deref() == Some("debian") && matches!(value("VERSION_ID").as_deref(), Some("12" | "13"))
+}
+
+fn install(packages: &[&str]) -> Result {
+    let sudo: &[&str] = if is_root()? {
+        &[]
+    } else if which("sudo").is_some() {
+        &["sudo"]
+    } else {
+        return Err(format!("not root and no sudo: run as root: apt-get install {}", packages.join(" ")));
+    };
+    let apt = |tail: &[&str]| {
+        let argv: Vec<&str> = sudo.iter().copied().chain(["apt-get"]).chain(tail.iter().copied()).collect();
+        let mut c = command(&argv);
+        c.env("DEBIAN_FRONTEND", "noninteractive");
+        println!("$ {}", shell::words(&c));
+        shell::run(&mut c)
+    };
+    apt(&["-q", "update"])
+        .and_then(|()| {
+            let mut tail = vec!["-q", "install", "--yes", "--no-install-recommends"];
+            tail.extend(packages);
+            apt(&tail)
+        })
+        .map_err(|e| {
+            format!("{e}\nWithout these packages kiln cannot build images. Is the package mirror reachable?")
+        })
+}
+
+fn is_root() -> Result<bool> {
+    Ok(shell::read(&mut command(&["id", "-u"]))?.trim() == "0")
+}

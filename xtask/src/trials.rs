@@ -1,0 +1,49 @@
+//! The long ones: kills at random moments, fuzzing, side-by-side benchmarks.
+
+use crate::install::{self, Purpose};
+use crate::shell::{self, Result, Stages, command, home, root};
+use crate::test::cargo;
+
+const ALL: [&str; 3] = ["kills", "fuzz", "bench"];
+
+pub fn run(only: &[&str]) -> Result {
+    if let Some(unknown) = only.iter().find(|name| !ALL.contains(name)) {
+        return Err(format!("no trial is called `{unknown}`: {}", ALL.join(", ")));
+    }
+    let wanted = |name: &str| only.is_empty() || only.contains(&name);
+    let mut stages = Stages::default();
+    stages.run("what this machine needs", || install::run(Purpose::Test))?;
+    stages.run("build kiln and its agent", || shell::run(&mut cargo(&["build", "--release", "--locked"])))?;
+    let mut result = Ok(());
+    if wanted("kills") {
+        result = stages.run("kills", || {
+            shell::run(&mut cargo(&[
+                "test",
+                "--release",
+                "--locked",
+                "--test",
+                "trials",
+                "--",
+                "--test-threads=1",
+                "--nocapture",
+            ]))
+        });
+    }
+    if result.is_ok() && wanted("fuzz") {
+        result = stages.run("fuzz", || {
+            let mut c = cargo(&["test", "--release", "--locked", "--lib", "--test", "it", "--", "property"]);
+            // proptest reads it; every property then runs this many cases.
+            c.env("PROPTEST_CASES", "20000");
+            shell::run(&mut c)
+        });
+    }
+    if result.is_ok() && wanted("bench") {
+        result = stages.run("bench", || {
+            let script = root().join("bench/run.py");
+            let mut c = command(&["python3".as_ref(), script.as_os_str()]);
+            shell::run(c.env("KILN_BENCH_HOME", home().join("bench")))
+        });
+    }
+    stages.print();
+    result
+}

@@ -52,13 +52,23 @@ pub trait Guest: Send + Sync {
     /// One request, one bounded reply: the file verbs and questions of [`Operation`].
     async fn call(&self, operation: Operation, patience: &Patience) -> Result<Reply, GuestError>;
 
+    /// Streams `source` into what `operation` (Put, Append, WriteAt) names. Returns bytes written.
+    async fn send(
+        &self,
+        operation: Operation,
+        source: &mut (dyn AsyncRead + Send + Unpin),
+        patience: &Patience,
+    ) -> Result<u64, GuestError>;
+
     /// Streams `source` into a file of the guest. Returns bytes written.
     async fn put(
         &self,
         target: Put,
         source: &mut (dyn AsyncRead + Send + Unpin),
         patience: &Patience,
-    ) -> Result<u64, GuestError>;
+    ) -> Result<u64, GuestError> {
+        self.send(Operation::Put(target), source, patience).await
+    }
 
     /// Streams what `operation` (Get, Tree) sends into `sink`, at most `limit` bytes. Returns bytes received.
     async fn get(

@@ -116,3 +116,64 @@ pub fn parse_header(h: &[u8; HEADER]) -> Result<(Kind, u32, usize), FrameError> 
     }
     Ok((kind, id, claimed as usize))
 }
+
+/// What a data frame of this payload takes from the credit of its stream.
+///
+/// The header counts too, so that a peer that sends single bytes cannot make
+/// the receiver keep much more than a window. The empty frame that ends a
+/// stream is free.
+pub fn cost(payload: usize) -> u32 {
+    if payload == 0 { 0 } else { (payload + HEADER) as u32 }
+}
+
+/// Cuts a byte stream into frames, however it was chunked on its way.
+///
+/// Holds at most one frame and one feed: callers take every frame out before
+/// they feed again. After an error there is no next frame.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    bytes: Vec<u8>,
+    taken: usize,
+}
+
+impl Decoder {
+    /// Adds received bytes.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.bytes.drain(..self.taken);
+        self.taken = 0;
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The next complete frame, or None until more bytes have come.
+    ///
+    /// # Errors
+    /// The stream is not the protocol; found out from the header alone.
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
+        let rest = &self.bytes[self.taken..];
+        let Some((head, body)) = rest.split_first_chunk::<HEADER>() else {
+            return Ok(None);
+        };
+        let (kind, id, length) = parse_header(head)?;
+        let Some(payload) = body.get(..length) else {
+            return Ok(None);
+        };
+        let payload = payload.to_vec();
+        self.taken += HEADER + length;
+        Ok(Some(Frame { kind, id, payload }))
+    }
+
+    /// Bytes of a frame that has begun and is not complete.
+    pub fn pending(&self) -> usize {
+        self.bytes.len() - self.taken
+    }
+}
+
+impl Frame {
+    /// The bytes on the wire.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(HEADER + self.payload.len());
+        bytes.extend_from_slice(&header(self.kind, self.id, self.payload.len()));
+        bytes.extend_from_slice(&self.payload);
+        bytes
+    }
+}

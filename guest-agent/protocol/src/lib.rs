@@ -19,5 +19,6 @@ pub const OLDEST: u16 = 1;
 /// Name of the virtio-serial port the agent opens: `/dev/virtio-ports/kiln.agent`.
 pub const PORT_NAME: &str = "kiln.agent";
 
-/// Bytes a sender may have under way in one stream before the receiver grants more.
+/// What a sender may have under way for one request and direction before the receiver grants more,
+/// counted by [`frame::cost`].
 pub const WINDOW: u32 = 512 * 1024;

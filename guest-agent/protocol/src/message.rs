@@ -35,7 +35,7 @@ pub enum FromAgent {
     Done(Reply),
     /// The operation with this id has failed.
     Failed(Failed),
-    /// The host may send this many more input bytes to the request.
+    /// The host may send this much more input to the request (see `frame::cost`).
     Credit { bytes: u32 },
 }
 
@@ -49,7 +49,7 @@ pub enum FromHost {
     Refused { reason: String },
     /// Do this; the frame's id names the request from here on.
     Request(Box<Operation>),
-    /// The agent may send this many more output bytes (both streams together) for the request.
+    /// The agent may send this much more output (both streams together, see `frame::cost`).
     Credit { bytes: u32 },
     /// Signal the process group of a running `Exec`.
     Signal { number: i32 },
@@ -119,7 +119,8 @@ pub enum Operation {
     Exec(Exec),
 
     // Bulk data: input frames to the agent, output frames from it; an empty data frame ends a stream.
-    /// Write a file from the input stream (temp file beside it, then rename). Done(Written).
+    /// Write a file from the input stream (temp file beside it, then rename: a symbolic link is
+    /// replaced, not followed). Done(Written).
     Put(Put),
     /// Send a file's bytes as output. Done(Sent).
     Get {
@@ -132,7 +133,12 @@ pub enum Operation {
         path: String,
         offset: u64,
     },
-    /// Walk a tree and send one JSON `Entry` per line as output, sorted by path. Done(Sent).
+    /// Add the input stream to the end of a file, which is made (0644) where it is missing. Done(Written).
+    Append {
+        path: String,
+    },
+    /// Walk a tree and send one JSON `Entry` per line as output. A folder comes before what is in it,
+    /// names in byte order; symbolic links are not followed. Done(Sent).
     Tree(Tree),
 
     // Small questions and file verbs: one request, one bounded reply.
@@ -144,23 +150,22 @@ pub enum Operation {
         path: String,
         algorithm: Algorithm,
     },
-    /// Files and folders of one folder (or all below), at most `limit` entries after `after` in path order. Done(List).
+    /// What is in a folder (or all below it), at most `limit` entries after `after`, in the order
+    /// of `Tree`. A reply that would be too large ends earlier, with `more` set. Done(List).
     List {
         path: String,
         recursive: bool,
         after: Option<String>,
         limit: u32,
     },
-    Append {
-        path: String,
-        content: Vec<u8>,
-    },
+    /// Keeps modes, times, symbolic links and, as root, owners. A folder is merged into an existing one.
     Copy {
         source: String,
         target: String,
         recursive: bool,
         overwrite: bool,
     },
+    /// Across file systems: a copy, then the source is removed.
     Rename {
         source: String,
         target: String,
@@ -197,7 +202,14 @@ pub enum Operation {
 
     // The system.
     Facts,
-    /// Ask the guest to go down in its ordinary way (systemd: its targets; appliance: unmount and go).
+    /// Block devices and partitions as the kernel sees them. Done(Devices).
+    Devices,
+    /// Size and free bytes of the file system that holds the path. Done(Space).
+    Space {
+        path: String,
+    },
+    /// Ask the guest to go down in its ordinary way. Answered before it goes; the appliance has
+    /// unmounted everything by then, or says which file system it could not. Not on a local link.
     Power {
         action: PowerAction,
     },
@@ -211,6 +223,7 @@ pub enum Operation {
     RereadPartitions {
         device: String,
     },
+    /// mount(2); the target folder is made where it is missing. Options as in fstab, comma separated.
     Mount {
         source: String,
         target: String,
@@ -229,23 +242,17 @@ pub enum Operation {
     Trim {
         target: String,
     },
-    /// Block devices and partitions as the kernel sees them. Done(Devices).
-    Devices,
-    /// Size and free bytes of the file system that holds the path. Done(Space).
-    Space {
-        path: String,
-    },
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Exec {
-    /// argv; argv[0] is looked up in PATH of `env` (or the default path).
+    /// argv; argv[0] is looked up in PATH of `env`.
     pub argv: Vec<String>,
-    /// The whole environment: nothing is inherited.
+    /// The whole environment: nothing is inherited. Without PATH the agent adds its default.
     pub env: Vec<(String, String)>,
     /// Default "/".
     pub cwd: Option<String>,
-    /// Kill the process group after this; None waits for ever.
+    /// Then the process group gets SIGTERM, and SIGKILL 5 s later; None waits for ever.
     pub timeout_ms: Option<u64>,
     /// Keep stdin open for input frames; otherwise it is /dev/null.
     pub stdin: bool,

@@ -1,3 +1,7 @@
 //! L0: what every room stands on. Knows nothing of images.
 
+pub mod diagnostic;
+pub mod similar;
+pub mod source;
 pub mod wait;
+pub mod yaml;

@@ -2,6 +2,7 @@
 
 mod cmd;
 mod exit;
+mod interrupt;
 mod render;
 mod settings;
 
@@ -76,6 +77,7 @@ fn run(arguments: Arguments) -> Result<u8, crate::model::Failure> {
         .map_err(|e| crate::model::Failure::from_error(crate::model::FailureKind::Environment, &e))?;
     let result = runtime.block_on(async {
         let cancel = CancellationToken::new();
+        interrupt::watch(cancel.clone())?;
         cmd::run(arguments.command, &settings, &cancel).await
     });
     // A blocking read of the terminal must not keep a finished command alive.

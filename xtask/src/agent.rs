@@ -84,7 +84,7 @@ fn unpack_toolchain() -> Result<PathBuf> {
         ["rustc", "libstd-rust-dev", "libstd-rust-dev:arm64"]
     };
     let mut download = command(&["apt-get", "-q", "download"]);
-    shell::run(download.args(names).args(runtime_libraries(names[0])?).current_dir(&folder))?;
+    shell::run(download.args(names).args(runtime_libraries(names[1])?).current_dir(&folder))?;
     let packages = fs::read_dir(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
     for package in packages.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "deb"))
     {
@@ -94,30 +94,18 @@ fn unpack_toolchain() -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Libraries that rustc itself needs at run time (its own libstd, LLVM).
-fn runtime_libraries(rustc: &str) -> Result<Vec<String>> {
-    let text = read(&mut command(&["apt-cache", "depends", "--no-recommends", "--no-suggests", rustc]))?;
-    let mut libraries: Vec<String> = text
-        .lines()
-        .filter_map(|l| l.trim().strip_prefix("Depends: "))
-        .filter(|name| {
-            name.starts_with("libstd-rust") && !name.ends_with("-dev") || name.starts_with("libllvm")
-        })
-        .map(str::to_owned)
-        .collect();
+/// Libraries that rustc itself needs at run time: its own libstd, and LLVM.
+fn runtime_libraries(std: &str) -> Result<Vec<String>> {
+    let depends = |package: &str| -> Result<Vec<String>> {
+        let text =
+            read(&mut command(&["apt-cache", "depends", "--no-recommends", "--no-suggests", package]))?;
+        Ok(text.lines().filter_map(|l| l.trim().strip_prefix("Depends: ")).map(str::to_owned).collect())
+    };
+    let mut libraries: Vec<String> =
+        depends(std)?.into_iter().filter(|n| n.starts_with("libstd-rust")).collect();
     for library in libraries.clone() {
-        let deeper =
-            read(&mut command(&["apt-cache", "depends", "--no-recommends", "--no-suggests", &library]))?;
-        libraries.extend(
-            deeper
-                .lines()
-                .filter_map(|l| l.trim().strip_prefix("Depends: "))
-                .filter(|n| n.starts_with("libllvm"))
-                .map(str::to_owned),
-        );
+        libraries.extend(depends(&library)?.into_iter().filter(|n| n.starts_with("libllvm")));
     }
-    libraries.sort();
-    libraries.dedup();
     Ok(libraries)
 }
 

@@ -15,6 +15,9 @@ pub mod support;
 
 pub mod model;
 
+pub mod catalog;
 pub mod guest;
+
+pub mod build;
 
 pub mod cli;

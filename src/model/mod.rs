@@ -2,10 +2,12 @@
 
 mod architecture;
 mod failure;
+mod name;
 mod status;
 mod version;
 
 pub use architecture::{Architecture, Firmware};
 pub use failure::{Failure, FailureKind, Position};
+pub use name::{NameError, ResourceName, slug};
 pub use status::{ImageStatus, Stage};
 pub use version::{ImageVersion, Version, VersionError, VersionPattern};

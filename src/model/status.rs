@@ -42,6 +42,10 @@ impl Stage {
         Stage::Distribute,
     ];
 
+    pub fn parse(s: &str) -> Option<Stage> {
+        Stage::ALL.into_iter().find(|x| x.as_str() == s)
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Stage::Prepare => "prepare",
@@ -86,6 +90,31 @@ impl ImageStatus {
             ImageStatus::Deprecated => "DEPRECATED",
             ImageStatus::Disabled => "DISABLED",
             ImageStatus::Deleted => "DELETED",
+        }
+    }
+
+    /// The moves an image may make. Those of a build go forward only; a build may end at any time;
+    /// what became AVAILABLE is moved on by its owner. FAILED and CANCELLED re-enter by a retry.
+    pub fn may_become(self, next: ImageStatus) -> bool {
+        use ImageStatus::*;
+        let rank = |s| match s {
+            Pending => Some(0),
+            Creating => Some(1),
+            Building => Some(2),
+            Testing => Some(3),
+            Distributing => Some(4),
+            Integrating => Some(5),
+            _ => None,
+        };
+        match (self, next) {
+            (Deleted, _) => false,
+            (Pending | Creating, Available) => false,
+            (from, Available | Failed | Cancelled) if !from.is_final() => true,
+            (Deprecated, Available) | (Disabled, Available) => true,
+            (Available | Deprecated | Disabled, Deprecated | Disabled) => self != next,
+            (from, Deleted) => from.is_final(),
+            (Failed | Cancelled, Building | Testing | Distributing) => true,
+            (from, to) => matches!((rank(from), rank(to)), (Some(a), Some(b)) if a < b),
         }
     }
 

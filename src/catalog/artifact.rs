@@ -1,0 +1,192 @@
+//! Artifacts: read-only files by digest, in one folder, so that an overlay names its
+//! backing file by its bare name and the home folder can be moved.
+//!
+//! What pins an artifact is a row that refers to it: a base image, an image's disk or
+//! parent, another artifact that is an overlay on it. [`Catalog::collect`] drops the rest.
+
+use super::{Catalog, CatalogError, Doing, Result, Transaction};
+use rusqlite::{OptionalExtension, Row};
+use sha2::{Digest as _, Sha256};
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Artifact {
+    /// SHA-256 of the file, in hex.
+    pub digest: String,
+    /// Name of the disk format; the file's extension.
+    pub format: String,
+    /// Length of the file.
+    pub bytes: u64,
+    /// Size of the disk that it holds.
+    pub virtual_size: u64,
+    /// Digest of the artifact it is an overlay on.
+    pub backing: Option<String>,
+}
+
+const COLUMNS: &str = "digest, format, bytes, virtual_size, backing";
+
+fn artifact(r: &Row) -> rusqlite::Result<Artifact> {
+    Ok(Artifact {
+        digest: r.get(0)?,
+        format: r.get(1)?,
+        bytes: r.get(2)?,
+        virtual_size: r.get(3)?,
+        backing: r.get(4)?,
+    })
+}
+
+impl Artifact {
+    /// Its file's name inside the artifact folder.
+    pub fn file_name(&self) -> String {
+        format!("{}.{}", self.digest, self.format)
+    }
+}
+
+/// SHA-256 of a file in hex. Blocks for as long as reading takes.
+pub fn digest_of(path: &Path) -> Result<String> {
+    let io = |source| CatalogError::Io { doing: "read", path: path.to_owned(), source };
+    let mut file = File::open(path).map_err(io)?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(hex(&hash.finalize())),
+            Ok(n) => hash.update(&buffer[..n]),
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(io(e)),
+        }
+    }
+}
+
+/// SHA-256 of bytes, in hex.
+pub fn digest_bytes(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+impl Catalog {
+    pub fn artifact_path(&self, artifact: &Artifact) -> PathBuf {
+        self.home().artifacts().join(artifact.file_name())
+    }
+
+    /// Moves a finished file, on the same file system as the home folder, into the store and
+    /// makes it read-only. It is durable on return; the row is the caller's next write, and
+    /// until then an undo row has to speak for it. A file of the same digest is replaced by
+    /// its equal. Blocks for a digest's time unless `digest` is given.
+    pub fn store_file(&self, file: &Path, format: &str, digest: Option<String>) -> Result<(String, PathBuf)> {
+        use std::os::unix::fs::PermissionsExt;
+        let io = |doing, path: &Path| {
+            let path = path.to_owned();
+            move |source| CatalogError::Io { doing, path, source }
+        };
+        let digest = digest.map_or_else(|| digest_of(file), Ok)?;
+        let opened = File::open(file).map_err(io("open", file))?;
+        opened.set_permissions(std::fs::Permissions::from_mode(0o444)).map_err(io("make read-only", file))?;
+        opened.sync_all().map_err(io("flush to disk", file))?;
+        let folder = self.home().artifacts();
+        let target = folder.join(format!("{digest}.{format}"));
+        std::fs::rename(file, &target).map_err(io("move into the store", file))?;
+        File::open(&folder).and_then(|f| f.sync_all()).map_err(io("flush to disk", &folder))?;
+        Ok((digest, target))
+    }
+
+    /// Drops artifacts that no row refers to, with their files, newest overlays first.
+    /// Returns their digests.
+    pub fn collect(&self) -> Result<Vec<String>> {
+        let mut dropped = Vec::new();
+        loop {
+            let round = self.write(|t| t.unpin_round())?;
+            if round.is_empty() {
+                return Ok(dropped);
+            }
+            dropped.extend(round.into_iter().map(|a| a.digest));
+        }
+    }
+
+    /// Removes a stored file that got no row (`name` is digest and format); none is fine, and
+    /// one that a row speaks for stays.
+    pub fn remove_unclaimed(&self, file_name: &str) -> Result<()> {
+        let digest = file_name.split('.').next().unwrap_or_default();
+        self.write(|t| match t.find_artifact(digest)? {
+            Some(_) => Ok(()),
+            None => remove_file(&t.home.artifacts().join(file_name)),
+        })
+    }
+}
+
+fn remove_file(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != ErrorKind::NotFound => {
+            Err(CatalogError::Io { doing: "remove", path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Transaction<'_> {
+    /// Writes the row of a stored file. One that is there already is the same.
+    pub fn add_artifact(&self, artifact: &Artifact) -> Result<()> {
+        let path = self.home.artifacts().join(artifact.file_name());
+        std::fs::metadata(&path).map_err(|source| CatalogError::Io { doing: "find", path, source })?;
+        self.sql
+            .prepare(
+                "INSERT INTO artifacts (digest, format, bytes, virtual_size, backing, created)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (digest) DO NOTHING",
+            )
+            .and_then(|mut s| {
+                s.execute((
+                    &artifact.digest,
+                    &artifact.format,
+                    artifact.bytes as i64,
+                    artifact.virtual_size as i64,
+                    &artifact.backing,
+                    self.now,
+                ))
+            })
+            .or_doing("add an artifact")?;
+        Ok(())
+    }
+
+    pub fn find_artifact(&self, digest: &str) -> Result<Option<Artifact>> {
+        self.sql
+            .query_row(&format!("SELECT {COLUMNS} FROM artifacts WHERE digest = ?1"), [digest], artifact)
+            .optional()
+            .or_doing("read an artifact")
+    }
+
+    pub fn artifact(&self, digest: &str) -> Result<Artifact> {
+        self.find_artifact(digest)?.ok_or_else(|| CatalogError::NotFound {
+            kind: "artifact",
+            name: digest.into(),
+            known: Vec::new(),
+        })
+    }
+
+    pub fn list_artifacts(&self) -> Result<Vec<Artifact>> {
+        let sql = format!("SELECT {COLUMNS} FROM artifacts ORDER BY created, digest");
+        self.rows("list artifacts", &sql, [], artifact)
+    }
+
+    /// Deletes and returns the rows that nothing refers to now.
+    fn unpin_round(&self) -> Result<Vec<Artifact>> {
+        let free = "NOT EXISTS (SELECT 1 FROM bases WHERE digest = a.digest)
+             AND NOT EXISTS (SELECT 1 FROM images WHERE disk = a.digest OR parent = a.digest)
+             AND NOT EXISTS (SELECT 1 FROM artifacts o WHERE o.backing = a.digest)";
+        let sql = format!("SELECT {COLUMNS} FROM artifacts a WHERE {free}");
+        let rows = self.rows("look for unused artifacts", &sql, [], artifact)?;
+        for row in &rows {
+            // The file goes first, under the write lock: a build that stores the same bytes
+            // now sees in `add_artifact` that they are gone.
+            remove_file(&self.home.artifacts().join(row.file_name()))?;
+            self.sql
+                .execute("DELETE FROM artifacts WHERE digest = ?1", [&row.digest])
+                .or_doing("drop an artifact")?;
+        }
+        Ok(rows)
+    }
+}

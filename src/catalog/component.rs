@@ -1,0 +1,128 @@
+//! Component versions. Immutable; other content under the same version is its next build.
+
+use super::{CatalogError, Doing, Result, Transaction};
+use crate::model::{ImageVersion, ResourceName, Version, VersionPattern};
+use rusqlite::{OptionalExtension, Row};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Component {
+    pub id: i64,
+    pub name: String,
+    pub version: ImageVersion,
+    /// SHA-256 of `data`, in hex.
+    pub digest: String,
+    /// The document, as written.
+    pub data: String,
+}
+
+const COLUMNS: &str = "id, name, major, minor, patch, build, digest, data";
+
+fn component(r: &Row) -> rusqlite::Result<Component> {
+    let version = Version { major: r.get(2)?, minor: r.get(3)?, patch: r.get(4)? };
+    Ok(Component {
+        id: r.get(0)?,
+        name: r.get(1)?,
+        version: ImageVersion { version, build: r.get(5)? },
+        digest: r.get(6)?,
+        data: r.get(7)?,
+    })
+}
+
+impl Transaction<'_> {
+    /// The newest build of this version when its content is the same, else the next build.
+    pub fn register_component(
+        &self,
+        name: &ResourceName,
+        version: Version,
+        digest: &str,
+        data: &str,
+    ) -> Result<Component> {
+        self.free_name("component", "components", name)?;
+        let newest = self
+            .sql
+            .query_row(
+                &format!(
+                    "SELECT {COLUMNS} FROM components WHERE slug = ?1 AND major = ?2 AND minor = ?3 AND patch = ?4
+                     ORDER BY build DESC LIMIT 1"
+                ),
+                (name.slug(), version.major, version.minor, version.patch),
+                component,
+            )
+            .optional()
+            .or_doing("read a component")?;
+        let build = match newest {
+            Some(newest) if newest.digest == digest => return Ok(newest),
+            Some(newest) => newest.version.build + 1,
+            None => 1,
+        };
+        let id = self
+            .sql
+            .prepare(
+                "INSERT INTO components (slug, name, major, minor, patch, build, digest, data, created)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            )
+            .and_then(|mut s| {
+                s.insert((
+                    name.slug(),
+                    name.as_str(),
+                    version.major,
+                    version.minor,
+                    version.patch,
+                    build,
+                    digest,
+                    data,
+                    self.now,
+                ))
+            })
+            .or_doing("add a component")?;
+        let version = ImageVersion { version, build };
+        Ok(Component { id, name: name.to_string(), version, digest: digest.into(), data: data.into() })
+    }
+
+    /// The newest version that the pattern matches, its newest build.
+    pub fn find_component(&self, name: &str, pattern: VersionPattern) -> Result<Component> {
+        let slug = crate::model::slug(name);
+        self.list_components()?
+            .into_iter()
+            .filter(|c| crate::model::slug(&c.name) == slug && pattern.matches(c.version.version))
+            .max_by_key(|c| c.version)
+            .ok_or_else(|| CatalogError::NotFound {
+                kind: "component",
+                name: format!("{name}/{pattern}"),
+                known: self.known_names("components"),
+            })
+    }
+
+    pub fn list_components(&self) -> Result<Vec<Component>> {
+        let sql = format!("SELECT {COLUMNS} FROM components ORDER BY slug, major, minor, patch, build");
+        self.rows("list components", &sql, [], component)
+    }
+
+    /// Fails when another spelling of the same name is in the table.
+    pub(super) fn free_name(
+        &self,
+        kind: &'static str,
+        table: &'static str,
+        name: &ResourceName,
+    ) -> Result<()> {
+        let taken: Option<String> = self
+            .sql
+            .query_row(&format!("SELECT name FROM {table} WHERE slug = ?1 LIMIT 1"), [name.slug()], |r| {
+                r.get(0)
+            })
+            .optional()
+            .or_doing("look a name up")?;
+        match taken {
+            Some(taken) if taken != name.as_str() => {
+                Err(CatalogError::NameTaken { kind, name: name.to_string(), taken })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// At most 20 names, for messages.
+    pub(super) fn known_names(&self, table: &'static str) -> Vec<String> {
+        let sql = format!("SELECT DISTINCT name FROM {table} ORDER BY name LIMIT 20");
+        self.rows("list names", &sql, [], |r| r.get(0)).unwrap_or_default()
+    }
+}

@@ -1,0 +1,139 @@
+//! Tables and their migrations.
+
+use super::{CatalogError, Doing, Result};
+use rusqlite::{Connection, TransactionBehavior};
+use std::path::Path;
+
+/// One script per schema version; a script that was released is never edited.
+const MIGRATIONS: [&str; 1] = [V1];
+
+const V1: &str = "
+CREATE TABLE artifacts (
+    digest       TEXT PRIMARY KEY CHECK (length(digest) = 64),
+    format       TEXT NOT NULL,
+    bytes        INTEGER NOT NULL,
+    virtual_size INTEGER NOT NULL,
+    backing      TEXT REFERENCES artifacts(digest),
+    created      INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE bases (
+    id           INTEGER PRIMARY KEY AUTOINCREMENT,
+    slug         TEXT NOT NULL,
+    name         TEXT NOT NULL,
+    architecture TEXT NOT NULL,
+    digest       TEXT NOT NULL REFERENCES artifacts(digest),
+    firmware     TEXT NOT NULL,
+    origin       TEXT NOT NULL,
+    details      TEXT NOT NULL,
+    created      INTEGER NOT NULL
+) STRICT;
+CREATE INDEX bases_by_slug ON bases(slug, id);
+
+CREATE TABLE components (
+    id      INTEGER PRIMARY KEY AUTOINCREMENT,
+    slug    TEXT NOT NULL,
+    name    TEXT NOT NULL,
+    major   INTEGER NOT NULL,
+    minor   INTEGER NOT NULL,
+    patch   INTEGER NOT NULL,
+    build   INTEGER NOT NULL,
+    digest  TEXT NOT NULL,
+    data    TEXT NOT NULL,
+    created INTEGER NOT NULL,
+    UNIQUE (slug, major, minor, patch, build)
+) STRICT;
+
+CREATE TABLE recipes (
+    id       INTEGER PRIMARY KEY AUTOINCREMENT,
+    slug     TEXT NOT NULL,
+    name     TEXT NOT NULL,
+    major    INTEGER NOT NULL,
+    minor    INTEGER NOT NULL,
+    patch    INTEGER NOT NULL,
+    revision INTEGER NOT NULL,
+    digest   TEXT NOT NULL,
+    data     TEXT NOT NULL,
+    created  INTEGER NOT NULL,
+    UNIQUE (slug, major, minor, patch, revision)
+) STRICT;
+
+CREATE TABLE images (
+    id           INTEGER PRIMARY KEY AUTOINCREMENT,
+    slug         TEXT NOT NULL,
+    name         TEXT NOT NULL,
+    major        INTEGER NOT NULL,
+    minor        INTEGER NOT NULL,
+    patch        INTEGER NOT NULL,
+    build        INTEGER NOT NULL,
+    architecture TEXT NOT NULL,
+    status       TEXT NOT NULL,
+    reason       TEXT,
+    inputs       TEXT NOT NULL,
+    recipe       INTEGER NOT NULL REFERENCES recipes(id),
+    parent_name  TEXT NOT NULL,
+    parent       TEXT REFERENCES artifacts(digest),
+    disk         TEXT REFERENCES artifacts(digest),
+    details      TEXT NOT NULL,
+    created      INTEGER NOT NULL,
+    changed      INTEGER NOT NULL,
+    UNIQUE (slug, major, minor, patch, build)
+) STRICT;
+CREATE INDEX images_by_inputs ON images(inputs);
+
+CREATE TABLE builds (
+    id      TEXT PRIMARY KEY,
+    image   INTEGER NOT NULL REFERENCES images(id),
+    state   TEXT NOT NULL,
+    started INTEGER NOT NULL,
+    ended   INTEGER,
+    summary TEXT
+) STRICT;
+CREATE INDEX builds_by_image ON builds(image);
+
+CREATE TABLE journal (
+    id     INTEGER PRIMARY KEY AUTOINCREMENT,
+    build  TEXT NOT NULL,
+    at     INTEGER NOT NULL,
+    entry  TEXT NOT NULL,
+    detail TEXT NOT NULL
+) STRICT;
+CREATE INDEX journal_by_build ON journal(build, id);
+CREATE TRIGGER journal_is_append_only_1 BEFORE UPDATE ON journal
+BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END;
+CREATE TRIGGER journal_is_append_only_2 BEFORE DELETE ON journal
+BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END;
+
+CREATE TABLE undo (
+    id      INTEGER PRIMARY KEY AUTOINCREMENT,
+    build   TEXT NOT NULL,
+    kind    TEXT NOT NULL,
+    what    TEXT NOT NULL,
+    created INTEGER NOT NULL
+) STRICT;
+CREATE INDEX undo_by_build ON undo(build, id);
+";
+
+/// Brings a catalog of any older schema up to this one, in one transaction.
+pub fn migrate(connection: &mut Connection, path: &Path) -> Result<()> {
+    let known = MIGRATIONS.len() as i64;
+    let version = |c: &Connection| {
+        c.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))
+            .or_doing("read the schema version")
+    };
+    if version(connection)? == known {
+        return Ok(());
+    }
+    let transaction =
+        connection.transaction_with_behavior(TransactionBehavior::Immediate).or_doing("begin a migration")?;
+    // Another kiln may have migrated while this one waited for the lock.
+    let found = version(&transaction)?;
+    if found > known {
+        return Err(CatalogError::Newer { path: path.to_owned(), found, known });
+    }
+    for script in &MIGRATIONS[found as usize..] {
+        transaction.execute_batch(script).or_doing("migrate the catalog")?;
+    }
+    transaction.pragma_update(None, "user_version", known).or_doing("write the schema version")?;
+    transaction.commit().or_doing("commit a migration")
+}

@@ -1,5 +1,9 @@
 //! Renderers of results and failures. Results go to stdout, everything else to stderr.
 
+mod progress;
+
+pub use progress::follow;
+
 use crate::model::Failure;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

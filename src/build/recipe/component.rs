@@ -1,0 +1,163 @@
+//! `components`: which documents, in which order, with which parameters.
+
+use crate::model::{VersionPattern, slug};
+use crate::support::diagnostic::Findings;
+use crate::support::source::Span;
+use crate::support::yaml::{Fields, Node, Value};
+use std::path::{Path, PathBuf};
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ComponentUse {
+    pub reference: Reference,
+    /// As written: name, values, where.
+    pub parameters: Vec<(String, Vec<String>, Span)>,
+    pub span: Span,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reference {
+    /// A document; absolute.
+    File(PathBuf),
+    /// A component of the catalog.
+    Named { name: String, version: VersionPattern },
+}
+
+/// The service's default quota.
+const LIMIT: usize = 20;
+
+pub fn components(node: &Node, folder: &Path, findings: &mut Findings) -> Vec<ComponentUse> {
+    let Some(items) = findings.items(node, "`components`") else { return Vec::new() };
+    if items.len() > LIMIT {
+        let message = format!("a recipe has at most {LIMIT} components, this one has {}", items.len());
+        findings.error(items[LIMIT].span, "too-many", message);
+    }
+    let mut found: Vec<ComponentUse> = Vec::new();
+    for item in items {
+        let Some(component) = component(item, folder, findings) else { continue };
+        if let Some(same) = found.iter().find(|c| c.reference.key() == component.reference.key()) {
+            let line = same.span.line;
+            findings
+                .error(
+                    component.span,
+                    "duplicate",
+                    format!("this component is in the recipe already (line {line})"),
+                )
+                .help = Some("a component is used at most once, whatever its version".into());
+            continue;
+        }
+        found.push(component);
+    }
+    found
+}
+
+fn component(node: &Node, folder: &Path, findings: &mut Findings) -> Option<ComponentUse> {
+    if !matches!(node.value, Value::Mapping(_)) {
+        let reference = reference(node, folder, findings)?;
+        return Some(ComponentUse { reference, parameters: Vec::new(), span: node.span });
+    }
+    let mut fields = Fields::of(node, "a component of the recipe", findings)?;
+    let given: Vec<&Node> =
+        ["component", "path", "componentArn"].into_iter().filter_map(|name| fields.optional(name)).collect();
+    let parameters = fields.optional("parameters").map(|p| parameters(p, findings)).unwrap_or_default();
+    fields.finish(findings);
+    match given[..] {
+        [one] => {
+            Some(ComponentUse { reference: reference(one, folder, findings)?, parameters, span: one.span })
+        }
+        [] => {
+            findings
+                .error(node.span, "missing-field", "this component has no `component`, which it needs")
+                .help = Some("component: ./file.yml, or a name of the catalog such as install/1.0.x".into());
+            None
+        }
+        [_, second, ..] => {
+            let message = "`component`, `path` and `componentArn` say the same thing: give one of them";
+            findings.error(second.span, "conflict", message);
+            None
+        }
+    }
+}
+
+fn reference(node: &Node, folder: &Path, findings: &mut Findings) -> Option<Reference> {
+    let text = findings.text(node, "a component")?;
+    let is_path = text.starts_with(['.', '/'])
+        || [".yml", ".yaml", ".json"].iter().any(|end| text.to_ascii_lowercase().ends_with(end));
+    if is_path {
+        return Some(Reference::File(folder.join(text)));
+    }
+    let name = match text.starts_with("arn:").then(|| text.split_once(":component/")) {
+        Some(Some((_, tail))) => tail,
+        Some(None) => {
+            findings.error(node.span, "bad-value", format!("`{text}` is no ARN of a component"));
+            return None;
+        }
+        None => text,
+    };
+    let mut parts = name.splitn(3, '/');
+    let name = parts.next().unwrap_or_default();
+    let version = parts.next().unwrap_or("x.x.x").parse::<VersionPattern>();
+    match (name.parse::<crate::model::ResourceName>(), version) {
+        (Ok(name), Ok(version)) => Some(Reference::Named { name: name.to_string(), version }),
+        (Err(e), _) => {
+            let d = findings.error(node.span, "bad-value", e.to_string());
+            d.help = Some(format!("a document's path starts with ./ : ./{text}"));
+            None
+        }
+        (_, Err(e)) => {
+            findings.error(node.span, "bad-value", e.to_string());
+            None
+        }
+    }
+}
+
+/// `[{name: N, value: [V]}]`, or short `{N: V}`.
+fn parameters(node: &Node, findings: &mut Findings) -> Vec<(String, Vec<String>, Span)> {
+    let mut found: Vec<(String, Vec<String>, Span)> = Vec::new();
+    let mut add = |name: &Node, value: &Node, findings: &mut Findings| {
+        let Some(text) = findings.text(name, "a parameter's name") else { return };
+        let values = values(value, text, findings);
+        if found.iter().any(|(n, ..)| n == text) {
+            findings.error(name.span, "duplicate", format!("parameter `{text}` is given twice"));
+        } else if let Some(values) = values {
+            found.push((text.into(), values, name.span));
+        }
+    };
+    match &node.value {
+        Value::Mapping(mapping) => {
+            mapping.entries.iter().for_each(|(name, value)| add(name, value, findings))
+        }
+        _ => {
+            for item in findings.items(node, "`parameters`").unwrap_or_default() {
+                let Some(mut fields) = Fields::of(item, "a parameter", findings) else { continue };
+                let name = fields.required("name", findings);
+                let value = match fields.written("value") {
+                    None => fields.required("value", findings),
+                    written => written,
+                };
+                fields.finish(findings);
+                if let (Some(name), Some(value)) = (name, value) {
+                    add(name, value, findings);
+                }
+            }
+        }
+    }
+    found
+}
+
+fn values(node: &Node, name: &str, findings: &mut Findings) -> Option<Vec<String>> {
+    let what = format!("the value of parameter `{name}`");
+    match node.sequence() {
+        Some(items) => items.iter().map(|i| findings.text(i, &what).map(str::to_owned)).collect(),
+        None => Some(vec![findings.text(node, &what)?.to_owned()]),
+    }
+}
+
+impl Reference {
+    /// Same key, same component.
+    fn key(&self) -> String {
+        match self {
+            Reference::File(path) => path.display().to_string(),
+            Reference::Named { name, .. } => slug(name),
+        }
+    }
+}

@@ -2,4 +2,5 @@
 
 pub mod event;
 pub mod recipe;
+pub mod report;
 pub mod state;

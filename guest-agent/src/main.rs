@@ -1,1 +1,47 @@
-fn main() {}
+//! kiln's agent: does in the guest what the host asks, for one boot, and keeps nothing.
+//!
+//! It is started in one of three ways:
+//!
+//! * `kiln-agent --config FILE` in a guest: FILE begins with a block of JSON that
+//!   says the nonce; the host is at the other end of a virtio-serial port.
+//! * `kiln-agent --fd N` with `KILN_NONCE` set: the host is this machine, at the
+//!   other end of a socket pair.
+//! * as process 1: it is the init of kiln's appliance.
+
+mod copy;
+mod devices;
+mod error;
+mod exec;
+mod facts;
+mod files;
+mod filesystem;
+mod hash;
+mod init;
+mod link;
+mod modules;
+mod operation;
+mod port;
+mod power;
+mod process;
+mod request;
+mod serve;
+mod start;
+mod transfer;
+mod tree;
+mod users;
+mod walk;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if std::process::id() == 1 {
+        init::run();
+    }
+    match start::run(std::env::args_os().skip(1).collect()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("kiln-agent: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -4,6 +4,9 @@
 //! it for as long as one boot lasts; `boot` (L4) implements it across reboots.
 
 pub mod agent;
+mod describe;
+pub mod link;
+pub mod session;
 
 use async_trait::async_trait;
 use kiln_protocol::message::{Exec, Exited, Facts, Failed, Operation, Put, Reply};
@@ -88,4 +91,11 @@ pub trait Guest: Send + Sync {
             other => Err(GuestError::Protocol(format!("Facts was answered with {other:?}"))),
         }
     }
+}
+
+/// A fresh nonce for one boot: 128 random bits in hexadecimal.
+pub fn nonce() -> std::io::Result<String> {
+    let mut bytes = [0; 16];
+    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
+    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
 }

@@ -54,8 +54,9 @@ pub enum FromHost {
     /// Signal the process group of a running `Exec`.
     Signal { number: i32 },
     /// New size of the terminal of a running `Exec`.
-    Resize { rows: u16, columns: u16 },
-    /// Give the request up: an `Exec` is killed (whole group), anything else stops at the next chunk.
+    Resize(Terminal),
+    /// Give the request up: an `Exec`'s group gets SIGTERM and, 5 s later, SIGKILL, its further
+    /// output is dropped; anything else stops at the next chunk. The last message still comes.
     Cancel,
 }
 
@@ -352,7 +353,6 @@ pub enum Reply {
     Nothing,
     Written {
         bytes: u64,
-        sha256: Option<String>,
     },
     Sent {
         bytes: u64,

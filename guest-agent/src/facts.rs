@@ -1,0 +1,72 @@
+//! What the agent sees of its system.
+
+use std::fs;
+use std::path::Path;
+
+use kiln_protocol::message::Facts;
+
+const TEXT_LIMIT: usize = 4096;
+
+pub fn facts() -> Facts {
+    let uname = rustix::system::uname();
+    let (memory_total, memory_available) = memory();
+    Facts {
+        os_release: os_release(),
+        kernel: uname.release().to_string_lossy().into_owned(),
+        architecture: std::env::consts::ARCH.into(),
+        hostname: uname.nodename().to_string_lossy().into_owned(),
+        boot_id: boot_id(),
+        kernel_command_line: text("/proc/cmdline"),
+        processors: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
+        memory_total,
+        memory_available,
+        uptime_ms: uptime_ms(),
+        init: init(),
+        cloud_init: ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/bin", "/sbin"]
+            .iter()
+            .any(|folder| Path::new(folder).join("cloud-init").exists()),
+    }
+}
+
+/// Different at every boot.
+pub fn boot_id() -> String {
+    text("/proc/sys/kernel/random/boot_id")
+}
+
+/// The name of process 1.
+pub fn init() -> String {
+    text("/proc/1/comm")
+}
+
+/// Total and available bytes.
+pub fn memory() -> (u64, u64) {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+    };
+    (field("MemTotal:").unwrap_or(0), field("MemAvailable:").unwrap_or(0))
+}
+
+fn uptime_ms() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+}
+
+fn os_release() -> Vec<(String, String)> {
+    let text = ["/etc/os-release", "/usr/lib/os-release"].into_iter().map(text).find(|t| !t.is_empty());
+    let pair = |line: &str| {
+        let (name, value) = line.trim().split_once('=')?;
+        (!name.starts_with('#')).then(|| (name.to_owned(), value.trim_matches(['"', '\'']).to_owned()))
+    };
+    text.unwrap_or_default().lines().filter_map(pair).collect()
+}
+
+/// A small text file without the white space at its end, cut at the limit; empty when it cannot be read.
+fn text(path: &str) -> String {
+    let mut text = String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
+    let end = (0..=TEXT_LIMIT.min(text.len())).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
+    text.truncate(end);
+    text.truncate(text.trim_end().len());
+    text
+}

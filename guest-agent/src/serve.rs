@@ -1,0 +1,199 @@
+//! One connection: handshake, heartbeats, and a thread per request.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use kiln_protocol::frame::{Frame, Kind};
+use kiln_protocol::message::{ErrorKind, FromAgent, FromHost, Hello, Mode, Operation};
+use kiln_protocol::{OLDEST, VERSION};
+
+use crate::error::failed;
+use crate::link::{Link, Reader};
+use crate::operation;
+use crate::request::{Cancel, Order, Request};
+use crate::{facts, process};
+
+/// Requests at work at one time; more are turned away.
+const MOST_REQUESTS: usize = 64;
+
+/// A request's thread recurses little; the default of 2 MiB is much for a small guest.
+const STACK: usize = 512 * 1024;
+
+/// How long requests may take to end once the link is gone.
+const WIND_DOWN: Duration = Duration::from_secs(10);
+
+pub struct Identity {
+    pub nonce: String,
+    pub mode: Mode,
+}
+
+pub enum End {
+    /// The host does not want this agent.
+    Refused(String),
+    /// The connection ended, for this reason.
+    Lost(String),
+}
+
+type Requests = Arc<Mutex<HashMap<u32, Arc<Request>>>>;
+
+/// Serves one connection to its end. Nothing that it started for a request still runs afterwards.
+pub fn serve(link: Link, identity: &Identity) -> End {
+    let link = Arc::new(link);
+    let mut reader = link.reader();
+    let beat = match shake_hands(&link, &mut reader, identity) {
+        Ok(beat) => beat,
+        Err(end) => return end,
+    };
+    let over = Arc::new(AtomicBool::new(false));
+    let heart = {
+        let (link, over) = (link.clone(), over.clone());
+        thread::spawn(move || beats(&link, beat, &over))
+    };
+    let requests = Requests::default();
+    let reason = loop {
+        let step = reader.next().and_then(|frame| dispatch(frame, &link, &requests, identity.mode));
+        if let Err(reason) = step {
+            break reason;
+        }
+    };
+    link.give_up();
+    over.store(true, Ordering::SeqCst);
+    heart.thread().unpark();
+    wind_down(&requests);
+    End::Lost(reason)
+}
+
+fn shake_hands(link: &Link, reader: &mut Reader, identity: &Identity) -> Result<Duration, End> {
+    let hello = Hello {
+        oldest: OLDEST,
+        newest: VERSION,
+        agent: env!("CARGO_PKG_VERSION").into(),
+        nonce: identity.nonce.clone(),
+        boot_id: facts::boot_id(),
+        architecture: std::env::consts::ARCH.into(),
+        mode: identity.mode,
+    };
+    link.control(0, &FromAgent::Hello(hello)).map_err(|e| End::Lost(e.to_string()))?;
+    let frame = reader.next().map_err(End::Lost)?;
+    match control(&frame).map_err(End::Lost)? {
+        FromHost::Welcome { version, beat_ms } if (OLDEST..=VERSION).contains(&version) => {
+            Ok(Duration::from_millis(beat_ms.max(10).into()))
+        }
+        FromHost::Welcome { version, .. } => {
+            Err(End::Refused(format!("it speaks version {version}, this agent {OLDEST} to {VERSION}")))
+        }
+        FromHost::Refused { reason } => Err(End::Refused(reason)),
+        other => Err(End::Lost(format!("instead of a welcome came {other:?}"))),
+    }
+}
+
+fn control(frame: &Frame) -> Result<FromHost, String> {
+    if frame.kind != Kind::Control {
+        return Err(format!("a {:?} frame where a message belongs", frame.kind));
+    }
+    serde_json::from_slice(&frame.payload).map_err(|e| format!("message not understood: {e}"))
+}
+
+fn beats(link: &Link, every: Duration, over: &AtomicBool) {
+    let mut sequence = 0;
+    while !over.load(Ordering::SeqCst) {
+        sequence += 1;
+        let beat = FromAgent::Beat { sequence, memory_available: facts::memory().1 };
+        if link.control(0, &beat).is_err() {
+            return;
+        }
+        process::reap_orphans();
+        let next = Instant::now() + every;
+        while !over.load(Ordering::SeqCst) && Instant::now() < next {
+            thread::park_timeout(next.saturating_duration_since(Instant::now()));
+        }
+    }
+}
+
+/// An error ends the connection. A request that is over already is no error: the two ends may cross.
+fn dispatch(frame: Frame, link: &Arc<Link>, requests: &Requests, mode: Mode) -> Result<(), String> {
+    let known = requests.lock().unwrap().get(&frame.id).cloned();
+    match frame.kind {
+        Kind::Control => {}
+        Kind::Input => {
+            return match known {
+                Some(request) if !request.add_input(frame.payload) => {
+                    Err(format!("the host sent more input to request {} than it may", frame.id))
+                }
+                _ => Ok(()),
+            };
+        }
+        Kind::Output | Kind::ErrorOutput => return Err("the host sent output".into()),
+    }
+    match (control(&frame)?, known) {
+        (FromHost::Request(_), Some(_)) => Err(format!("request {} exists already", frame.id)),
+        (FromHost::Request(operation), None) => {
+            begin(frame.id, *operation, link, requests, mode);
+            Ok(())
+        }
+        (FromHost::Welcome { .. } | FromHost::Refused { .. }, _) => Err("a second handshake".into()),
+        (_, None) => Ok(()),
+        (FromHost::Credit { bytes }, Some(request)) => {
+            request.add_credit(bytes);
+            Ok(())
+        }
+        (FromHost::Signal { number }, Some(request)) => {
+            request.order(Order::Signal(number));
+            Ok(())
+        }
+        (FromHost::Resize(terminal), Some(request)) => {
+            request.order(Order::Resize(terminal));
+            Ok(())
+        }
+        (FromHost::Cancel, Some(request)) => {
+            request.cancel(Cancel::Asked);
+            Ok(())
+        }
+    }
+}
+
+fn begin(id: u32, operation: Operation, link: &Arc<Link>, requests: &Requests, mode: Mode) {
+    let request = Arc::new(Request::new(id, link.clone()));
+    let turn_away = |why: String| {
+        request.finish(&FromAgent::Failed(failed(ErrorKind::Io, why)));
+    };
+    {
+        let mut requests = requests.lock().unwrap();
+        if requests.len() >= MOST_REQUESTS {
+            return turn_away(format!("{MOST_REQUESTS} requests are at work already"));
+        }
+        requests.insert(id, request.clone());
+    }
+    let work = {
+        let (request, requests, link) = (request.clone(), requests.clone(), link.clone());
+        move || {
+            let answer = operation::perform(&request, operation, mode);
+            // Out of the table first: the host may use the answer to ask again at once.
+            requests.lock().unwrap().remove(&id);
+            request.finish(&answer.message);
+            if let Some(afterwards) = answer.afterwards {
+                link.flush();
+                afterwards();
+            }
+        }
+    };
+    if let Err(e) = thread::Builder::new().stack_size(STACK).spawn(work) {
+        requests.lock().unwrap().remove(&id);
+        turn_away(format!("start a thread: {e}"));
+    }
+}
+
+fn wind_down(requests: &Requests) {
+    let limit = Instant::now() + WIND_DOWN;
+    loop {
+        let left: Vec<Arc<Request>> = requests.lock().unwrap().values().cloned().collect();
+        if left.is_empty() || Instant::now() > limit {
+            return;
+        }
+        left.iter().for_each(|request| request.cancel(Cancel::LinkLost));
+        thread::sleep(Duration::from_millis(10));
+    }
+}

@@ -1,0 +1,3 @@
+//! Byte pipes to an agent.
+
+pub mod local;

@@ -1,0 +1,3 @@
+//! Fast tests without virtual machines, in one binary.
+
+mod agent;

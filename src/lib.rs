@@ -16,6 +16,7 @@ pub mod support;
 pub mod model;
 
 pub mod catalog;
+pub mod disk;
 pub mod guest;
 
 pub mod build;

@@ -2,17 +2,19 @@
 //!
 //! Long-lived processes with links to them (QEMU) are the business of `machine`.
 
+use super::spawn;
 use super::wait::{Impatience, Patience};
-use rustix::process::{Pid, Resource, Rlimit, Signal};
+use rustix::process::{Resource, Rlimit};
 use std::collections::VecDeque;
 use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::Command;
 
 /// Most bytes of standard output that are kept; a tool that writes more is an error.
-const STDOUT_LIMIT: u64 = 64 << 20;
+const STDOUT_LIMIT: usize = 64 << 20;
 /// Lines of standard error that an error carries.
 const LAST_LINES: usize = 20;
 /// Longest piece of a line that is looked at.
@@ -47,7 +49,7 @@ pub enum CommandError {
     Start { argv: String, source: std::io::Error },
     #[error("`{argv}` failed ({status}){}", tail(last_lines))]
     Failed { argv: String, status: ExitStatus, last_lines: Vec<String> },
-    #[error("`{argv}` wrote more than {} MiB", STDOUT_LIMIT >> 20)]
+    #[error("`{argv}` wrote more than kiln takes from it")]
     TooMuch { argv: String },
     #[error("`{argv}` cannot be read from")]
     Read { argv: String, source: std::io::Error },
@@ -69,7 +71,7 @@ impl Tool {
     pub fn new(program: impl AsRef<OsStr>) -> Tool {
         let mut command = Command::new(program);
         // Messages are shown and sometimes read: one language.
-        command.env("LC_ALL", "C.UTF-8").stdin(Stdio::null()).process_group(0).kill_on_drop(true);
+        command.env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
         Tool { command, limits: None }
     }
 
@@ -88,7 +90,7 @@ impl Tool {
         self
     }
 
-    pub fn dir(mut self, dir: impl AsRef<std::path::Path>) -> Tool {
+    pub fn dir(mut self, dir: impl AsRef<Path>) -> Tool {
         self.command.current_dir(dir);
         self
     }
@@ -115,41 +117,57 @@ impl Tool {
 
     /// As [`Tool::run`]; `line` sees each line of standard error as it comes.
     pub async fn run_watched(
-        mut self,
+        self,
         patience: &Patience,
         line: &mut (dyn FnMut(&str) + Send),
     ) -> Result<Output, CommandError> {
+        let mut stdout = Vec::new();
+        self.run_streamed(patience, line, &mut |bytes| {
+            stdout.extend_from_slice(bytes);
+            stdout.len() <= STDOUT_LIMIT
+        })
+        .await?;
+        Ok(Output { stdout })
+    }
+
+    /// As [`Tool::run`]; `chunk` sees standard output piece by piece and stops the tool by returning
+    /// false, `line` sees each line of standard error.
+    pub async fn run_streamed(
+        mut self,
+        patience: &Patience,
+        line: &mut (dyn FnMut(&str) + Send),
+        chunk: &mut (dyn FnMut(&[u8]) -> bool + Send),
+    ) -> Result<(), CommandError> {
         let argv = self.argv();
         let program = self.command.as_std().get_program().to_string_lossy().into_owned();
         self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        tie_to_this_process(&mut self.command, self.limits);
-        let mut child = self.command.spawn().map_err(|source| match source.kind() {
-            std::io::ErrorKind::NotFound => CommandError::Missing { program },
-            _ => CommandError::Start { argv: argv.clone(), source },
-        })?;
-        let group = Group(child.id().and_then(|id| Pid::from_raw(id.cast_signed())));
-        let stdout = child.stdout.take().expect("piped above");
-        let stderr = child.stderr.take().expect("piped above");
+        if let Some(limits) = self.limits {
+            apply(limits, &mut self.command);
+        }
+        let mut process =
+            spawn::spawn(self.command, Vec::new()).await.map_err(|source| match source.kind() {
+                std::io::ErrorKind::NotFound => CommandError::Missing { program },
+                _ => CommandError::Start { argv: argv.clone(), source },
+            })?;
+        let stdout = process.take_stdout().expect("piped above");
+        let stderr = process.take_stderr().expect("piped above");
 
+        // Any early return drops the process, and so kills its group.
         let work = async {
-            let (bytes, last_lines) = tokio::try_join!(read_stdout(stdout), read_stderr(stderr, line))
-                .map_err(|source| CommandError::Read { argv: argv.clone(), source })?;
-            let status =
-                child.wait().await.map_err(|source| CommandError::Read { argv: argv.clone(), source })?;
-            Ok((bytes, last_lines, status))
+            let (complete, last_lines) =
+                tokio::try_join!(read_stdout(stdout, chunk), read_stderr(stderr, line))?;
+            Ok((complete, last_lines, process.wait().await?))
         };
-        let (stdout, last_lines, status) = patience
+        let (complete, last_lines, status) = patience
             .wait(&argv, work)
             .await
-            .map_err(|source| CommandError::Stopped { argv: argv.clone(), source })??;
-        group.finished();
-        if stdout.len() as u64 > STDOUT_LIMIT {
-            return Err(CommandError::TooMuch { argv });
+            .map_err(|source| CommandError::Stopped { argv: argv.clone(), source })?
+            .map_err(|source| CommandError::Read { argv: argv.clone(), source })?;
+        match () {
+            () if !complete => Err(CommandError::TooMuch { argv }),
+            () if !status.success() => Err(CommandError::Failed { argv, status, last_lines }),
+            () => Ok(()),
         }
-        if !status.success() {
-            return Err(CommandError::Failed { argv, status, last_lines });
-        }
-        Ok(Output { stdout })
     }
 }
 
@@ -158,43 +176,38 @@ fn quoted(word: &str) -> String {
     if !word.is_empty() && word.chars().all(plain) { word.into() } else { format!("'{word}'") }
 }
 
-/// The tool's process group; killed unless the tool ended by itself.
-struct Group(Option<Pid>);
-
-impl Group {
-    fn finished(mut self) {
-        self.0 = None;
-    }
+/// Where `program` is on the PATH, if it can be run.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let runnable = |p: &PathBuf| p.is_file() && rustix::fs::access(p, rustix::fs::Access::EXEC_OK).is_ok();
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|d| d.join(program)).find(runnable)
 }
 
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(leader) = self.0 {
-            let _ = rustix::process::kill_process_group(leader, Signal::KILL);
-        }
-    }
-}
-
-fn tie_to_this_process(command: &mut Command, limits: Option<Limits>) {
-    // SAFETY: only prctl and setrlimit are called between fork and exec.
+fn apply(limits: Limits, command: &mut Command) {
+    // SAFETY: only setrlimit is called between fork and exec.
     unsafe {
         command.pre_exec(move || {
-            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-            if let Some(limits) = limits {
-                let hard = |value: u64| Rlimit { current: Some(value), maximum: Some(value) };
-                rustix::process::setrlimit(Resource::As, hard(limits.memory))?;
-                rustix::process::setrlimit(Resource::Cpu, hard(limits.cpu.as_secs().max(1)))?;
-            }
+            let hard = |value: u64| Rlimit { current: Some(value), maximum: Some(value) };
+            rustix::process::setrlimit(Resource::As, hard(limits.memory))?;
+            rustix::process::setrlimit(Resource::Cpu, hard(limits.cpu.as_secs().max(1)))?;
             Ok(())
         });
     }
 }
 
-async fn read_stdout(pipe: impl AsyncRead + Unpin) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    // One byte more than allowed tells "too much" from "exactly enough".
-    pipe.take(STDOUT_LIMIT + 1).read_to_end(&mut bytes).await?;
-    Ok(bytes)
+/// Hands over what comes; false when `chunk` had too much. Dropping the pipe then ends the tool.
+async fn read_stdout(
+    mut pipe: impl AsyncRead + Unpin,
+    chunk: &mut (dyn FnMut(&[u8]) -> bool + Send),
+) -> std::io::Result<bool> {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match pipe.read(&mut buffer).await? {
+            0 => return Ok(true),
+            n if !chunk(&buffer[..n]) => return Ok(false),
+            _ => {}
+        }
+    }
 }
 
 /// Reads to the end, giving each line to `line`; keeps the last ones.
@@ -272,6 +285,20 @@ mod tests {
             assert!(begun.elapsed() < Duration::from_secs(20), "the grandchild lives");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    #[tokio::test]
+    async fn a_flood_is_stopped() {
+        let p = patience(Duration::from_secs(20));
+        let mut seen = 0;
+        let error = Tool::new("yes")
+            .run_streamed(&p, &mut |_| (), &mut |bytes| {
+                seen += bytes.len();
+                seen < 100_000
+            })
+            .await
+            .unwrap_err();
+        assert!(matches!(error, CommandError::TooMuch { .. }), "{error}");
     }
 
     #[tokio::test]

@@ -3,7 +3,9 @@
 pub mod clock;
 pub mod command;
 pub mod diagnostic;
+pub mod files;
 pub mod similar;
 pub mod source;
+pub mod spawn;
 pub mod wait;
 pub mod yaml;

@@ -1,0 +1,11 @@
+//! L2: disk image files: overlays, conversion and digests through `qemu-img`; partitions and file systems as
+//! pure functions over bytes.
+//!
+//! Every open names its format: a guest that writes a qcow2 header into its raw disk changes nothing.
+
+mod image;
+
+pub use crate::model::DiskFormat as Format;
+pub use image::{
+    Check, Compression, DiskError, Info, check, convert, create_overlay, info, rename_backing, sha256,
+};

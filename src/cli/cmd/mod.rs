@@ -1,5 +1,6 @@
 //! One verb per file.
 
+mod base;
 mod completion;
 
 use super::Settings;
@@ -8,13 +9,14 @@ use tokio_util::sync::CancellationToken;
 
 #[derive(clap::Subcommand)]
 pub enum Command {
+    Base(base::Arguments),
     Completion(completion::Arguments),
 }
 
 /// Runs a verb; the number is the exit code of a command that worked as asked (`diff`: 1 when they differ).
 pub async fn run(command: Command, settings: &Settings, cancel: &CancellationToken) -> Result<u8, Failure> {
-    let _ = (settings, cancel);
     match command {
+        Command::Base(arguments) => base::run(arguments, settings, cancel).await,
         Command::Completion(arguments) => completion::run(arguments),
     }
 }

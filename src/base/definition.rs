@@ -1,0 +1,339 @@
+//! What a base image is made of: the files of `base-images/`, as data.
+
+use crate::model::{Architecture, Firmware};
+use crate::support::diagnostic::Findings;
+use crate::support::source::Source;
+use crate::support::yaml::{self, Fields, Node};
+use std::sync::Arc;
+
+/// One base image as described in a definition file.
+#[derive(Clone, Debug)]
+pub struct Definition {
+    /// Lower-case letters, digits and dashes.
+    pub name: String,
+    pub description: String,
+    pub architecture: Architecture,
+    /// What can boot the disk.
+    pub firmware: Vec<Firmware>,
+    pub content: Content,
+    /// The definition as written; part of what identifies a built base.
+    pub text: String,
+}
+
+#[derive(Clone, Debug)]
+pub enum Content {
+    Packages(Packages),
+    Download(Download),
+}
+
+/// A disk put together from Debian's packages.
+#[derive(Clone, Debug)]
+pub struct Packages {
+    /// The release's code name: `bookworm`.
+    pub suite: String,
+    pub components: Vec<String>,
+    /// Packages beside the essential ones and apt.
+    pub include: Vec<String>,
+    pub files: Vec<File>,
+    /// Run by `sh -e` inside the finished tree; no network.
+    pub commands: Option<String>,
+    pub kernel_arguments: Vec<String>,
+    /// Size of the disk in bytes.
+    pub disk_size: u64,
+}
+
+/// A file that the packages do not bring.
+#[derive(Clone, Debug)]
+pub struct File {
+    pub path: String,
+    pub mode: u32,
+    pub content: String,
+}
+
+/// A disk that a vendor publishes.
+#[derive(Clone, Debug)]
+pub struct Download {
+    /// Where the disk is. `{version}` stands for what `newest` finds.
+    pub address: String,
+    /// A page whose last match of `pattern` names the newest version.
+    pub newest: Option<Newest>,
+    /// The list of digests beside the disk.
+    pub checksums: Option<String>,
+    /// A detached signature of that list, or of the disk where there is no list.
+    pub signature: Option<String>,
+    /// Nobody has tried this definition against the vendor's server yet.
+    pub unverified: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Newest {
+    pub address: String,
+    /// Text before the version, and text after it.
+    pub before: String,
+    pub after: String,
+}
+
+/// The definitions that kiln brings, by file name without `.yaml`.
+const BUILT_IN: &[(&str, &str)] = &[
+    ("debian-12", include_str!("../../base-images/debian-12.yaml")),
+    ("debian-12-minimal", include_str!("../../base-images/debian-12-minimal.yaml")),
+    ("debian-13", include_str!("../../base-images/debian-13.yaml")),
+    ("debian-13-minimal", include_str!("../../base-images/debian-13-minimal.yaml")),
+];
+
+/// Names of the definitions that kiln brings.
+pub fn built_in() -> impl Iterator<Item = &'static str> {
+    BUILT_IN.iter().map(|(name, _)| *name)
+}
+
+/// A definition that kiln brings.
+pub fn find(name: &str) -> Option<Definition> {
+    let (name, text) = BUILT_IN.iter().find(|(n, _)| *n == name)?;
+    let source = Source::new(format!("base-images/{name}.yaml"), *text);
+    Some(parse(&source).unwrap_or_else(|f| panic!("a test reads every definition: {f:?}")))
+}
+
+/// Reads a definition; on failure everything that is wrong with it.
+pub fn parse(source: &Arc<Source>) -> Result<Definition, Findings> {
+    let mut findings = Findings::new(source);
+    let definition = yaml::parse(source, yaml::Limits::default(), &mut findings)
+        .and_then(|root| decode(&root, source, &mut findings));
+    match definition {
+        Some(definition) if !findings.has_errors() => Ok(definition),
+        _ => Err(findings),
+    }
+}
+
+fn decode(root: &Node, source: &Arc<Source>, findings: &mut Findings) -> Option<Definition> {
+    let mut fields = Fields::of(root, "the base image", findings)?;
+    let name = fields.required("name", findings);
+    let description = fields.required("description", findings);
+    let architecture = fields.required("architecture", findings);
+    let firmware = fields.required("firmware", findings);
+    let packages = fields.optional("packages");
+    let download = fields.optional("download");
+    let span = fields.span();
+    fields.finish(findings);
+
+    let content = match (packages, download) {
+        (Some(node), None) => decode_packages(node, findings).map(Content::Packages),
+        (None, Some(node)) => decode_download(node, findings).map(Content::Download),
+        _ => {
+            findings.error(span, "bad-source", "a base image has either `packages` or `download`");
+            None
+        }
+    };
+    // Everything is looked at before anything is missed, so that all findings come at once.
+    let name = name.and_then(|n| decode_name(n, findings));
+    let description = description.and_then(|n| findings.text(n, "the description"));
+    let architecture = architecture.and_then(|n| parsed(n, "the architecture", findings));
+    let firmware = firmware.and_then(|n| {
+        let items = findings.items(n, "the firmware")?;
+        Some(items.iter().filter_map(|n| parsed(n, "a firmware", findings)).collect())
+    });
+    Some(Definition {
+        name: name?,
+        description: description?.to_owned(),
+        architecture: architecture?,
+        firmware: firmware?,
+        content: content?,
+        text: source.text().to_owned(),
+    })
+}
+
+fn decode_name(node: &Node, findings: &mut Findings) -> Option<String> {
+    let name = findings.text(node, "the name")?;
+    if is_name(name) {
+        return Some(name.to_owned());
+    }
+    findings.error(node.span, "bad-name", format!("`{name}` is no name for a base image: {NAME_RULE}"));
+    None
+}
+
+pub const NAME_RULE: &str =
+    "1 to 64 lower-case letters, digits, dots and dashes, the first a letter or digit";
+
+/// Names become parts of file names.
+pub fn is_name(name: &str) -> bool {
+    let letter = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    (1..=64).contains(&name.len())
+        && name.starts_with(letter)
+        && name.chars().all(|c| letter(c) || c == '-' || c == '.')
+}
+
+fn decode_packages(node: &Node, findings: &mut Findings) -> Option<Packages> {
+    let mut fields = Fields::of(node, "`packages`", findings)?;
+    let suite = fields.required("suite", findings);
+    let components = fields.required("components", findings);
+    let include = fields.required("include", findings);
+    let files = fields.optional("files");
+    let commands = fields.optional("commands");
+    let arguments = fields.optional("kernelArguments");
+    let size = fields.required("diskSize", findings);
+    fields.finish(findings);
+
+    let files = match files {
+        Some(node) => {
+            findings.items(node, "`files`")?.iter().filter_map(|n| decode_file(n, findings)).collect()
+        }
+        None => Vec::new(),
+    };
+    let commands = match commands {
+        Some(node) => Some(findings.text(node, "`commands`")?.to_owned()),
+        None => None,
+    };
+    let kernel_arguments = match arguments {
+        Some(node) => texts(node, "`kernelArguments`", findings)?,
+        None => Vec::new(),
+    };
+    let suite = suite.and_then(|n| findings.text(n, "the suite"));
+    let components = components.and_then(|n| texts(n, "`components`", findings));
+    let include = include.and_then(|n| texts(n, "`include`", findings));
+    let disk_size = size.and_then(|n| decode_size(n, findings));
+    Some(Packages {
+        suite: suite?.to_owned(),
+        components: components?,
+        include: include?,
+        files,
+        commands,
+        kernel_arguments,
+        disk_size: disk_size?,
+    })
+}
+
+fn decode_file(node: &Node, findings: &mut Findings) -> Option<File> {
+    let mut fields = Fields::of(node, "a file", findings)?;
+    let path = fields.required("path", findings);
+    let mode = fields.optional("mode");
+    let content = fields.required("content", findings);
+    fields.finish(findings);
+    let path = findings.text(path?, "the path").map(|p| (p, path))?;
+    let (text, at) = (path.0.to_owned(), path.1?.span);
+    if !text.starts_with('/') || text.split('/').any(|part| part == "..") {
+        findings.error(at, "bad-path", format!("`{text}` must be an absolute path without `..`"));
+        return None;
+    }
+    let mode = match mode {
+        None => 0o644,
+        Some(node) => {
+            let digits = findings.text(node, "the mode")?;
+            let Some(mode) = u32::from_str_radix(digits, 8).ok().filter(|m| *m <= 0o7777) else {
+                findings.error(node.span, "bad-mode", format!("`{digits}` is no file mode, write '0644'"));
+                return None;
+            };
+            mode
+        }
+    };
+    let content = findings.text(content?, "the content")?.to_owned();
+    Some(File { path: text, mode, content })
+}
+
+fn decode_download(node: &Node, findings: &mut Findings) -> Option<Download> {
+    let mut fields = Fields::of(node, "`download`", findings)?;
+    let address = fields.required("address", findings);
+    let newest = fields.optional("newest");
+    let checksums = fields.optional("checksums");
+    let signature = fields.optional("signature");
+    let unverified = fields.optional("unverified");
+    fields.finish(findings);
+    let newest = match newest {
+        Some(node) => {
+            let mut fields = Fields::of(node, "`newest`", findings)?;
+            let (address, before, after) = (
+                fields.required("address", findings),
+                fields.required("before", findings),
+                fields.required("after", findings),
+            );
+            fields.finish(findings);
+            Some(Newest {
+                address: findings.text(address?, "the address")?.to_owned(),
+                before: findings.text(before?, "`before`")?.to_owned(),
+                after: findings.text(after?, "`after`")?.to_owned(),
+            })
+        }
+        None => None,
+    };
+    Some(Download {
+        address: findings.text(address?, "the address")?.to_owned(),
+        newest,
+        checksums: checksums.and_then(|n| findings.text(n, "`checksums`")).map(str::to_owned),
+        signature: signature.and_then(|n| findings.text(n, "`signature`")).map(str::to_owned),
+        unverified: unverified.is_some_and(|n| findings.boolean(n, "`unverified`") == Some(true)),
+    })
+}
+
+fn texts(node: &Node, what: &str, findings: &mut Findings) -> Option<Vec<String>> {
+    let items = findings.items(node, what)?;
+    Some(items.iter().filter_map(|n| findings.text(n, what).map(str::to_owned)).collect())
+}
+
+fn parsed<T: std::str::FromStr<Err = String>>(node: &Node, what: &str, findings: &mut Findings) -> Option<T> {
+    let text = findings.text(node, what)?;
+    match text.parse() {
+        Ok(value) => Some(value),
+        Err(message) => {
+            findings.error(node.span, "bad-value", message);
+            None
+        }
+    }
+}
+
+/// "4 GiB": a whole number of GiB or MiB.
+fn decode_size(node: &Node, findings: &mut Findings) -> Option<u64> {
+    let text = findings.text(node, "the size")?;
+    let size = text.split_once(' ').and_then(|(number, unit)| {
+        let unit: u64 = match unit {
+            "GiB" => 1 << 30,
+            "MiB" => 1 << 20,
+            _ => return None,
+        };
+        number.parse::<u64>().ok()?.checked_mul(unit)
+    });
+    match size {
+        Some(size) if (512 << 20..=64 << 40).contains(&size) => Some(size),
+        _ => {
+            let message = format!("`{text}` is no size for a disk: write `4 GiB`, at least `512 MiB`");
+            findings.error(node.span, "bad-size", message);
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_definition_is_known_and_read() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/base-images");
+        let mut files: Vec<String> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        files.sort();
+        let mut known: Vec<String> = built_in().map(|n| format!("{n}.yaml")).collect();
+        known.sort();
+        assert_eq!(files, known);
+        for name in built_in() {
+            let definition = find(name).unwrap();
+            assert_eq!(definition.name, name);
+            assert!(!definition.firmware.is_empty(), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_at_once() {
+        let text = "name: Debian\ndescription: d\narchitecture: mips\nfirmware: [bios]\npackages:\n  suit: x\n  components: [main]\n  include: []\n  diskSize: 4 GB\n";
+        let findings = parse(&Source::new("mine.yaml", text)).unwrap_err();
+        let rendered: String = findings.list.iter().map(|d| d.render()).collect();
+        for wanted in ["no name for a base image", "`suit`", "no size for a disk"] {
+            assert!(rendered.contains(wanted), "{wanted} in:\n{rendered}");
+        }
+    }
+
+    #[test]
+    fn names_are_safe_as_file_names() {
+        assert!(is_name("debian-12") && is_name("al2023.5"));
+        assert!(!is_name("") && !is_name("../x") && !is_name(".x") && !is_name("A") && !is_name("a/b"));
+    }
+}

@@ -1,0 +1,79 @@
+//! What can go wrong with base images.
+
+use super::mirror::MirrorError;
+use crate::model::{Architecture, Failure, FailureKind};
+use crate::support::command::CommandError;
+use crate::support::wait::Impatience;
+use std::path::PathBuf;
+
+#[derive(Debug, thiserror::Error)]
+pub enum BaseError {
+    #[error("building a base image needs tools that are missing here: {}", .0.iter().map(|m| m.what).collect::<Vec<_>>().join(", "))]
+    MissingTools(Vec<MissingTool>),
+    #[error("`{name}` is for {wanted}; this machine is {} and builds only its own", Architecture::HOST)]
+    Architecture { name: String, wanted: Architecture },
+    #[error("this machine lets kiln make no namespace to build in")]
+    Namespace(#[source] CommandError),
+    #[error(transparent)]
+    Mirror(#[from] MirrorError),
+    #[error("base image `{base}`: {doing} failed")]
+    Tool { base: String, doing: &'static str, source: CommandError },
+    #[error("base image `{base}`: {doing} {} failed", path.display())]
+    File { base: String, doing: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("base image `{base}`: {what}")]
+    Content { base: String, what: String },
+    #[error("the store of base images: {doing} {} failed", path.display())]
+    Store { doing: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("{} is no record of a base image: {what}", path.display())]
+    Record { path: PathBuf, what: String },
+    #[error("there is no base image `{name}`")]
+    NotFound { name: String },
+}
+
+/// A tool of the host and the Debian package that brings it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MissingTool {
+    pub what: &'static str,
+    pub package: &'static str,
+}
+
+impl From<BaseError> for Failure {
+    fn from(error: BaseError) -> Failure {
+        let failure = Failure::from_error(kind(&error), &error);
+        match &error {
+            BaseError::MissingTools(missing) => {
+                let mut packages: Vec<&str> = missing.iter().map(|m| m.package).collect();
+                packages.sort_unstable();
+                packages.dedup();
+                let packages = packages.join(" ");
+                failure.hint(format!("On Debian: apt-get install --no-install-recommends {packages}"))
+            }
+            BaseError::Namespace(_) => failure
+                .hint("As an ordinary user this needs the package uidmap, a line for you in /etc/subuid and /etc/subgid, and user namespaces allowed by the kernel (sysctl user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns).")
+                .hint("Or run the same command as root."),
+            BaseError::Mirror(_) => failure.hint(
+                "Building from packages takes Debian's mirror from the host's apt, so it needs a Debian host; elsewhere import a disk: kiln base import FILE.",
+            ),
+            BaseError::NotFound { .. } => failure.hint("See what there is: kiln base list"),
+            _ => failure,
+        }
+    }
+}
+
+fn kind(error: &BaseError) -> FailureKind {
+    match error {
+        BaseError::MissingTools(_)
+        | BaseError::Architecture { .. }
+        | BaseError::Namespace(_)
+        | BaseError::Mirror(_)
+        | BaseError::File { .. }
+        | BaseError::Store { .. }
+        | BaseError::Record { .. } => FailureKind::Environment,
+        BaseError::Tool { source: CommandError::Stopped { source, .. }, .. } => match source {
+            Impatience::TimedOut { .. } => FailureKind::TimedOut,
+            Impatience::Cancelled { .. } => FailureKind::Cancelled,
+        },
+        BaseError::Tool { .. } | BaseError::Content { .. } => FailureKind::Build,
+        BaseError::NotFound { .. } => FailureKind::NotFound,
+    }
+}

@@ -1,0 +1,17 @@
+//! L4: base images, where recipes start: definitions, building from packages, import.
+
+mod bootloader;
+mod build;
+mod deb822;
+mod definition;
+mod error;
+mod layout;
+mod mirror;
+mod store;
+mod tree;
+mod work;
+
+pub use build::{Progress, build};
+pub use definition::{Content, Definition, Packages, built_in, find, is_name, parse};
+pub use error::BaseError;
+pub use store::{BaseImage, Origin, Store};

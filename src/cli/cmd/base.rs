@@ -1,0 +1,171 @@
+//! `kiln base`: where recipes start.
+
+use crate::base::{self, BaseImage, Content, Definition, Store};
+use crate::cli::Settings;
+use crate::cli::render::{Format, Progress};
+use crate::model::{Failure, FailureKind};
+use crate::support::source::Source;
+use crate::support::wait::Patience;
+use serde_json::json;
+use std::path::PathBuf;
+use tokio_util::sync::CancellationToken;
+
+/// Base images: where recipes start
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(clap::Subcommand)]
+enum Verb {
+    /// Build a base image from Debian's packages; an unchanged one is returned as it is
+    Build {
+        /// Name of a definition (see `kiln base list`), or a definition file
+        definition: String,
+        /// Build also when a base from the same inputs is there
+        #[arg(long)]
+        rebuild: bool,
+    },
+    /// List base images, and the definitions that have none yet
+    List,
+    /// Show one base image
+    Show {
+        /// Name, or the start of its digest
+        base: String,
+    },
+    /// Remove one base image
+    Remove {
+        /// Name (the newest of it), or the start of a digest
+        base: String,
+    },
+}
+
+pub async fn run(
+    arguments: Arguments,
+    settings: &Settings,
+    cancel: &CancellationToken,
+) -> Result<u8, Failure> {
+    let store = Store::new(&settings.home);
+    match arguments.verb {
+        Verb::Build { definition, rebuild } => {
+            let definition = definition_named(&definition)?;
+            let Content::Packages(packages) = &definition.content else {
+                let text = format!("`{}` is published by its vendor, not built", definition.name);
+                return Err(Failure::new(FailureKind::Input, text));
+            };
+            let begun = std::time::Instant::now();
+            let show = !matches!(settings.progress, Progress::None);
+            let mut progress = |line: &str| {
+                if show {
+                    eprintln!("[{:>4} s] {line}", begun.elapsed().as_secs());
+                }
+            };
+            let patience = Patience::unlimited(cancel);
+            let image = base::build(&store, &definition, packages, rebuild, &mut progress, &patience).await?;
+            print(settings.format, &[image]);
+        }
+        Verb::List => list(&store, settings.format)?,
+        Verb::Show { base } => print(settings.format, &[store.get(&base)?]),
+        Verb::Remove { base } => {
+            let image = store.get(&base)?;
+            store.remove(&image)?;
+            match settings.format {
+                Format::Human => println!("removed {} ({})", image.name, short(&image)),
+                Format::Json => println!("{}", json!({"removed": record(&image)})),
+            }
+        }
+    }
+    Ok(0)
+}
+
+fn definition_named(wanted: &str) -> Result<Definition, Failure> {
+    if let Some(definition) = base::find(wanted) {
+        return Ok(definition);
+    }
+    let path = PathBuf::from(wanted);
+    if !wanted.contains('/') && !wanted.ends_with(".yaml") && !wanted.ends_with(".yml") {
+        let known: Vec<&str> = base::built_in().collect();
+        let failure = Failure::new(FailureKind::NotFound, format!("kiln brings no base image `{wanted}`"));
+        return Err(failure.hint(format!("It brings {}; or give a definition file.", known.join(", "))));
+    }
+    let text = std::fs::read_to_string(&path)
+        .map_err(|e| Failure::new(FailureKind::NotFound, format!("cannot read {}: {e}", path.display())))?;
+    base::parse(&Source::new(wanted, text)).map_err(|findings| {
+        let mut failure =
+            Failure::new(FailureKind::Input, format!("{wanted} is no definition of a base image"));
+        failure.causes = findings.into_sorted().iter().map(|d| d.render()).collect();
+        failure
+    })
+}
+
+fn list(store: &Store, format: Format) -> Result<(), Failure> {
+    let images = store.list()?;
+    let absent: Vec<&str> = base::built_in().filter(|name| !images.iter().any(|i| i.name == *name)).collect();
+    match format {
+        Format::Json => {
+            let records: Vec<_> = images.iter().map(record).collect();
+            println!("{}", json!({"bases": records, "buildable": absent}));
+        }
+        Format::Human => {
+            for image in &images {
+                println!(
+                    "{:<22} {:<8} {:>5} MiB  {}  {}",
+                    image.name,
+                    image.architecture.as_str(),
+                    image.file_size >> 20,
+                    short(image),
+                    image.description
+                );
+            }
+            for name in absent {
+                println!("{name:<22} not here yet: kiln base build {name}");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn print(format: Format, images: &[BaseImage]) {
+    for image in images {
+        match format {
+            Format::Json => println!("{}", record(image)),
+            Format::Human => {
+                println!("name          {}", image.name);
+                println!("description   {}", image.description);
+                println!("architecture  {}", image.architecture);
+                println!("firmware      {}", firmware(image).join(", "));
+                println!("digest        {}", image.digest);
+                println!("disk          {}", image.disk.display());
+                println!(
+                    "size          {} MiB, {} MiB on disk",
+                    image.virtual_size >> 20,
+                    image.file_size >> 20
+                );
+            }
+        }
+    }
+}
+
+fn firmware(image: &BaseImage) -> Vec<&'static str> {
+    image.firmware.iter().map(|f| f.as_str()).collect()
+}
+
+fn short(image: &BaseImage) -> &str {
+    &image.digest[.."sha256:".len() + 12]
+}
+
+fn record(image: &BaseImage) -> serde_json::Value {
+    json!({
+        "name": image.name,
+        "description": image.description,
+        "architecture": image.architecture.as_str(),
+        "firmware": firmware(image),
+        "digest": image.digest,
+        "disk": image.disk,
+        "virtualSize": image.virtual_size,
+        "fileSize": image.file_size,
+        "created": image.created,
+        "origin": image.origin,
+    })
+}

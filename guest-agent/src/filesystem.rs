@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use kiln_protocol::message::{ErrorKind, Reply};
 use rustix::fs::statvfs;
@@ -76,6 +77,26 @@ pub fn mount(source: &str, target: &str, filesystem: &str, options: &str, read_o
 pub fn unmount(target: &str) -> Outcome<Reply> {
     rustix::mount::unmount(absolute(target)?, UnmountFlags::NOFOLLOW).during("unmount", target)?;
     Ok(Reply::Nothing)
+}
+
+/// The appliance's own root, kept open while another folder is the root.
+static OWN_ROOT: OnceLock<File> = OnceLock::new();
+
+/// All threads share one root, so this holds for every request that follows.
+pub fn change_root(path: &str) -> Outcome<Reply> {
+    if OWN_ROOT.get().is_none() {
+        let _ = OWN_ROOT.set(File::open("/").during("open", "/")?);
+    }
+    rustix::process::chroot(absolute(path)?).during("make the root", path)?;
+    rustix::process::chdir("/").during("go to", "/")?;
+    Ok(Reply::Nothing)
+}
+
+/// Back to the appliance's own root, if another one was made.
+pub fn leave_root() -> Outcome<()> {
+    let Some(root) = OWN_ROOT.get() else { return Ok(()) };
+    rustix::process::fchdir(root).during("go back to", "/")?;
+    rustix::process::chroot(".").during("make the root", "/")
 }
 
 /// Unmounts everything that lies on a block device, last mounted first, and what is mounted in it.

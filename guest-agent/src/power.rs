@@ -20,6 +20,7 @@ pub fn prepare(action: PowerAction, mode: Mode) -> Outcome<impl FnOnce() + use<>
         }
         Mode::Guest => {}
         Mode::Appliance => {
+            filesystem::leave_root()?;
             end_processes();
             filesystem::unmount_all()?;
         }

@@ -36,6 +36,7 @@ pub fn operation(operation: &Operation) -> String {
         O::Unmount { target } => format!("unmount {target}"),
         O::GrowFilesystem { target } => format!("grow the file system on {target}"),
         O::Trim { target } => format!("trim the file system on {target}"),
+        O::ChangeRoot { path } => format!("make {} the root", path.as_deref().unwrap_or("/")),
     };
     let mut text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     if text.len() > LIMIT {

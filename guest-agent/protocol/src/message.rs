@@ -239,6 +239,11 @@ pub enum Operation {
     GrowFilesystem {
         target: String,
     },
+    /// Make a folder the root of everything that follows (None: the appliance's own root again), so
+    /// that paths and links in it mean what they mean in the image.
+    ChangeRoot {
+        path: Option<String>,
+    },
     /// Discard free blocks of the mounted file system. Done(Written) counts bytes.
     Trim {
         target: String,

@@ -98,6 +98,7 @@ impl Shape {
             | O::Chown { .. }
             | O::Power { .. }
             | O::LoadModules { .. }
+            | O::ChangeRoot { .. }
             | O::RereadPartitions { .. }
             | O::Mount { .. }
             | O::Unmount { .. } => Shape::Nothing,

@@ -59,7 +59,7 @@ pub enum Input {
     Begin,
     /// The stage's task has ended well.
     Done(Stage),
-    /// The stage's task has ended badly, or because it was told to.
+    /// The stage's task has ended badly (a lost machine is such an end), or because it was told to.
     Failed(Stage, Box<Failure>),
     /// End cleanly.
     Cancel,
@@ -67,8 +67,6 @@ pub enum Input {
     CancelNow,
     /// The build as a whole has run out of time (its limit, in s).
     TimedOut(u64),
-    /// The machine of the running stage is gone, though nobody asked it to go.
-    MachineLost(Box<Failure>),
     /// Every undo row has been dealt with, or could not be.
     Undone,
 }
@@ -116,17 +114,12 @@ pub fn next(route: &Route, state: State, input: Input) -> (State, Vec<Effect>) {
         (State::Running(stage), Input::Cancel) => stop(stage, Verdict::Cancelled),
         (State::Running(stage), Input::CancelNow) => abort(stage, Verdict::Cancelled),
         (State::Running(stage), Input::TimedOut(limit)) => stop(stage, in_stage(timed_out(limit), stage)),
-        (State::Running(stage), Input::MachineLost(failure)) => {
-            abort(stage, in_stage(Verdict::Failed(failure), stage))
-        }
 
         // The verdict stands: how the told task ends does not change it.
         (State::Stopping { stage, verdict, .. }, Input::Done(s) | Input::Failed(s, _)) if s == stage => {
             undo(verdict)
         }
-        (State::Stopping { stage, verdict, at_once: false }, Input::CancelNow | Input::MachineLost(_)) => {
-            abort(stage, verdict)
-        }
+        (State::Stopping { stage, verdict, at_once: false }, Input::CancelNow) => abort(stage, verdict),
 
         (State::Undoing(verdict), Input::Undone) => finish(verdict),
         // Undo rows that are left are dealt with by the next kiln.

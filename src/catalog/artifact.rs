@@ -1,8 +1,8 @@
 //! Artifacts: read-only files by digest, in one folder, so that an overlay names its
 //! backing file by its bare name and the home folder can be moved.
 //!
-//! What pins an artifact is a row that refers to it: a base image, an image's disk or
-//! parent, another artifact that is an overlay on it. [`Catalog::collect`] drops the rest.
+//! What pins an artifact is a row that refers to it: an image's disk or parent, another
+//! artifact that is an overlay on it. [`Catalog::collect`] drops the rest.
 
 use super::{Catalog, CatalogError, Doing, Result, Transaction};
 use rusqlite::{OptionalExtension, Row};
@@ -95,6 +95,19 @@ impl Catalog {
         Ok((digest, target))
     }
 
+    /// Takes in a read-only file that is kept elsewhere in the home folder too: a base image's
+    /// disk. It is linked, so it costs no space and outlives its first name. The digest is what
+    /// its owner measured; the row is the caller's next write.
+    pub fn adopt_file(&self, file: &Path, format: &str, digest: &str) -> Result<()> {
+        let target = self.home().artifacts().join(format!("{digest}.{format}"));
+        match std::fs::hard_link(file, &target) {
+            Err(source) if source.kind() != ErrorKind::AlreadyExists => {
+                Err(CatalogError::Io { doing: "link into the store", path: file.to_owned(), source })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Drops artifacts that no row refers to, with their files, newest overlays first.
     /// Returns their digests.
     pub fn collect(&self) -> Result<Vec<String>> {
@@ -106,6 +119,23 @@ impl Catalog {
             }
             dropped.extend(round.into_iter().map(|a| a.digest));
         }
+    }
+
+    /// Removes files that have neither a row nor an undo row: links made for a build that died
+    /// before it had rows. Not to be called while a build is being born.
+    pub fn sweep_artifacts(&self) -> Result<()> {
+        self.write(|t| {
+            let folder = self.home().artifacts();
+            let io = |source| CatalogError::Io { doing: "list", path: folder.clone(), source };
+            for entry in std::fs::read_dir(&folder).map_err(io)? {
+                let name = entry.map_err(io)?.file_name().to_string_lossy().into_owned();
+                let digest = name.split('.').next().unwrap_or_default();
+                if t.find_artifact(digest)?.is_none() && !t.is_undone(&name)? {
+                    remove_file(&folder.join(&name))?;
+                }
+            }
+            Ok(())
+        })
     }
 
     /// Removes a stored file that got no row (`name` is digest and format); none is fine, and
@@ -174,8 +204,7 @@ impl Transaction<'_> {
 
     /// Deletes and returns the rows that nothing refers to now.
     fn unpin_round(&self) -> Result<Vec<Artifact>> {
-        let free = "NOT EXISTS (SELECT 1 FROM bases WHERE digest = a.digest)
-             AND NOT EXISTS (SELECT 1 FROM images WHERE disk = a.digest OR parent = a.digest)
+        let free = "NOT EXISTS (SELECT 1 FROM images WHERE disk = a.digest OR parent = a.digest)
              AND NOT EXISTS (SELECT 1 FROM artifacts o WHERE o.backing = a.digest)";
         let sql = format!("SELECT {COLUMNS} FROM artifacts a WHERE {free}");
         let rows = self.rows("look for unused artifacts", &sql, [], artifact)?;

@@ -5,7 +5,6 @@
 //! the undo rows it makes or drops are one write.
 
 pub mod artifact;
-pub mod base;
 pub mod build;
 pub mod component;
 pub mod home;

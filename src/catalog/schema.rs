@@ -17,19 +17,6 @@ CREATE TABLE artifacts (
     created      INTEGER NOT NULL
 ) STRICT;
 
-CREATE TABLE bases (
-    id           INTEGER PRIMARY KEY AUTOINCREMENT,
-    slug         TEXT NOT NULL,
-    name         TEXT NOT NULL,
-    architecture TEXT NOT NULL,
-    digest       TEXT NOT NULL REFERENCES artifacts(digest),
-    firmware     TEXT NOT NULL,
-    origin       TEXT NOT NULL,
-    details      TEXT NOT NULL,
-    created      INTEGER NOT NULL
-) STRICT;
-CREATE INDEX bases_by_slug ON bases(slug, id);
-
 CREATE TABLE components (
     id      INTEGER PRIMARY KEY AUTOINCREMENT,
     slug    TEXT NOT NULL,

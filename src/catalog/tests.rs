@@ -1,9 +1,8 @@
 use super::artifact::{Artifact, digest_bytes};
-use super::base::Base;
 use super::image::NewImage;
 use super::undo::UndoKind;
 use super::*;
-use crate::model::{Architecture, Firmware, ImageStatus};
+use crate::model::{Architecture, ImageStatus};
 use std::env;
 use std::io::{BufRead, Write};
 
@@ -112,18 +111,6 @@ fn an_image_is_available_only_with_a_disk_and_by_legal_moves() {
 fn artifacts_stay_while_something_stands_on_them() {
     let (_folder, catalog) = catalog();
     let base = store(&catalog, "base", None);
-    let row = Base {
-        id: 0,
-        name: String::new(),
-        architecture: Architecture::X86_64,
-        digest: base.clone(),
-        firmware: vec![Firmware::Bios, Firmware::Uefi],
-        origin: "test".into(),
-        details: "{}".into(),
-        created: 0,
-    };
-    let kept = catalog.write(|t| t.register_base(&"debian-12".parse().unwrap(), row)).unwrap();
-    assert_eq!(catalog.read(|t| t.find_base("Debian_12")).unwrap(), kept);
     let image = add(&catalog, "nginx", &base);
     let disk = store(&catalog, "overlay", Some(&base));
     catalog
@@ -132,12 +119,16 @@ fn artifacts_stay_while_something_stands_on_them() {
             t.set_status(image.id, ImageStatus::Failed, None)
         })
         .unwrap();
-    assert!(catalog.collect().unwrap().is_empty());
-    catalog.write(|t| t.remove_base("debian-12")).unwrap();
-    assert!(catalog.collect().unwrap().is_empty(), "the image pins its base");
+    assert!(catalog.collect().unwrap().is_empty(), "the image pins its disk and its parent");
     catalog.write(|t| t.delete_image(image.id)).unwrap();
     assert_eq!(catalog.collect().unwrap(), [disk, base.clone()]);
     assert_eq!(std::fs::read_dir(catalog.home().artifacts()).unwrap().count(), 0);
+    let kept = catalog.home().bases().join("disk.qcow2");
+    std::fs::write(&kept, "base").unwrap();
+    catalog.adopt_file(&kept, "qcow2", &base).unwrap();
+    catalog.adopt_file(&kept, "qcow2", &base).unwrap();
+    catalog.remove_unclaimed(&format!("{base}.qcow2")).unwrap();
+    assert!(kept.exists());
     let gone = Artifact { digest: base, format: "qcow2".into(), bytes: 0, virtual_size: 0, backing: None };
     assert!(matches!(catalog.write(|t| t.add_artifact(&gone)), Err(CatalogError::Io { .. })));
 }
@@ -166,7 +157,7 @@ fn the_journal_is_append_only_and_undo_rows_come_newest_first() {
         .write(|t| {
             t.journal("b", "acquiring", "x")?;
             t.add_undo("b", UndoKind::File, "/one")?;
-            let two = t.add_undo("b", UndoKind::Machine, "/two")?;
+            let two = t.add_undo("b", UndoKind::Artifact, "/two")?;
             t.add_undo("b", UndoKind::Folder, "/three")?;
             t.drop_undo(two)
         })

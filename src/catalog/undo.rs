@@ -13,8 +13,6 @@ pub enum UndoKind {
     File,
     /// A folder with all in it; `what` is its path.
     Folder,
-    /// A machine; `what` is the folder it was started in.
-    Machine,
     /// An artifact that no row speaks for yet; `what` is its digest and format.
     Artifact,
 }
@@ -28,13 +26,12 @@ pub struct Undo {
 }
 
 impl UndoKind {
-    pub const ALL: [UndoKind; 4] = [UndoKind::File, UndoKind::Folder, UndoKind::Machine, UndoKind::Artifact];
+    pub const ALL: [UndoKind; 3] = [UndoKind::File, UndoKind::Folder, UndoKind::Artifact];
 
     pub fn as_str(self) -> &'static str {
         match self {
             UndoKind::File => "file",
             UndoKind::Folder => "folder",
-            UndoKind::Machine => "machine",
             UndoKind::Artifact => "artifact",
         }
     }
@@ -68,6 +65,13 @@ impl Transaction<'_> {
                 Ok(Undo { id, build, kind, what })
             })
             .collect()
+    }
+
+    /// An undo row speaks for this thing.
+    pub(super) fn is_undone(&self, what: &str) -> Result<bool> {
+        self.sql
+            .query_row("SELECT EXISTS (SELECT 1 FROM undo WHERE what = ?1)", [what], |r| r.get(0))
+            .or_doing("read the undo rows")
     }
 
     /// Builds that have undo rows, whether they run or not.

@@ -32,7 +32,6 @@ fn states() -> Vec<State> {
 
 fn inputs() -> Vec<Input> {
     let mut all = vec![Input::Begin, Input::Cancel, Input::CancelNow, Input::TimedOut(9), Input::Undone];
-    all.push(Input::MachineLost(failure()));
     for stage in Stage::ALL {
         all.push(Input::Done(stage));
         all.push(Input::Failed(stage, failure()));
@@ -93,11 +92,10 @@ fn expected(route: &Route, state: &State, input: &Input) -> Option<(String, Vec<
         (State::Running(s), Input::Cancel) => Some(stopping(s, "cancelled", "stop")),
         (State::Running(s), Input::CancelNow) => Some(stopping(s, "cancelled", "abort")),
         (State::Running(s), Input::TimedOut(_)) => Some(stopping(s, "failed", "stop")),
-        (State::Running(s), Input::MachineLost(_)) => Some(stopping(s, "failed", "abort")),
         (State::Stopping { stage, verdict, .. }, Input::Done(d) | Input::Failed(d, _)) if stage == d => {
             Some(undoing(verdict.as_str()))
         }
-        (State::Stopping { stage, verdict, at_once: false }, Input::CancelNow | Input::MachineLost(_)) => {
+        (State::Stopping { stage, verdict, at_once: false }, Input::CancelNow) => {
             Some(stopping(stage, verdict.as_str(), "abort"))
         }
         (State::Undoing(v), Input::Undone | Input::CancelNow) => Some(ended(v)),
@@ -118,7 +116,7 @@ fn every_state_with_every_input_does_what_the_table_says() {
             }
         }
     }
-    assert_eq!(checked, 4 * (1 + 7 + 42 + 6) * 20);
+    assert_eq!(checked, 4 * (1 + 7 + 42 + 6) * 19);
 }
 
 /// A driver in miniature: it remembers what it was told to do, and answers honestly.
@@ -205,7 +203,6 @@ impl Mirror {
             (0, _) => Input::Cancel,
             (1, _) => Input::CancelNow,
             (2, _) => Input::TimedOut(60),
-            (3, Some(_)) => Input::MachineLost(failure()),
             (4, Some(stage)) => Input::Failed(stage, failure()),
             (_, Some(stage)) => Input::Done(stage),
             (_, None) if self.undoing => Input::Undone,

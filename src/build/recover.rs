@@ -1,0 +1,107 @@
+//! Giving back what builds acquired: at their end, and for those whose kiln died.
+
+use super::lock::Lock;
+use crate::catalog::undo::{Undo, UndoKind};
+use crate::catalog::{Catalog, CatalogError};
+use crate::model::ImageStatus;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A build that a dead kiln left, and that is in order again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reconciled {
+    pub build: String,
+    /// `nginx/1.0.0/3`.
+    pub image: String,
+    /// What could not be undone; tried again by the next kiln.
+    pub problems: Vec<String>,
+}
+
+/// The lock of a build, held while it lives.
+pub fn lock_path(folder: &Path) -> PathBuf {
+    folder.join("lock")
+}
+
+/// Held while a build gets its rows, folder and lock, and while somebody looks for dead builds:
+/// a build that is being born is not taken for a dead one.
+pub fn nursery_path(catalog: &Catalog) -> PathBuf {
+    catalog.home().builds().join("lock")
+}
+
+/// Deals with the undo rows of a build, newest first, and returns what did not work.
+/// With `keep`, disks stay and only what runs is ended.
+pub fn undo(catalog: &Catalog, build: &str, keep: bool) -> Result<Vec<String>, CatalogError> {
+    let mut problems = Vec::new();
+    for row in catalog.read(|t| t.undo_of(build))? {
+        let kept = keep && row.kind == UndoKind::File;
+        let result = if kept { Ok(()) } else { release(catalog, &row) };
+        match result {
+            Ok(()) => catalog.write(|t| {
+                let entry = if kept { "kept" } else { "released" };
+                t.journal(build, entry, &format!("{} {}", row.kind.as_str(), row.what))?;
+                t.drop_undo(row.id)
+            })?,
+            Err(e) => problems.push(format!("cannot give back the {} {}: {e}", row.kind.as_str(), row.what)),
+        }
+    }
+    Ok(problems)
+}
+
+/// Does what a row says; what is not there is no error.
+fn release(catalog: &Catalog, row: &Undo) -> Result<(), Box<dyn std::error::Error>> {
+    let gone = |r: io::Result<()>| match r {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e.into()),
+        _ => Ok(()),
+    };
+    match row.kind {
+        UndoKind::File => gone(std::fs::remove_file(&row.what)),
+        UndoKind::Folder => gone(std::fs::remove_dir_all(&row.what)),
+        UndoKind::Artifact => Ok(catalog.remove_unclaimed(&row.what)?),
+    }
+}
+
+/// Finds builds whose lock is free though they have no end, undoes what they left and marks
+/// their images FAILED. Every command does this first.
+pub fn reconcile(catalog: &Catalog) -> Result<Vec<Reconciled>, CatalogError> {
+    let io = |path: PathBuf| move |source| CatalogError::Io { doing: "lock", path, source };
+    let nursery = nursery_path(catalog);
+    let _nursery = Lock::take(&nursery).map_err(io(nursery))?;
+    let mut done = Vec::new();
+    let open = catalog.read(|t| t.open_builds())?;
+    let ended = |id: &String| !open.iter().any(|b| &b.id == id);
+    let rest: Vec<String> = catalog.read(|t| t.builds_with_undo())?.into_iter().filter(ended).collect();
+    for id in open.iter().map(|b| b.id.clone()).chain(rest) {
+        let folder = catalog.home().build(&id);
+        let path = lock_path(&folder);
+        // Without a folder the build died before it had one.
+        let _lock = match Lock::try_take(&path) {
+            Ok(Some(lock)) => Some(lock),
+            Ok(None) => continue,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => return Err(io(path)(e)),
+        };
+        done.extend(reconcile_one(catalog, &id)?);
+    }
+    catalog.sweep_artifacts()?;
+    Ok(done)
+}
+
+fn reconcile_one(catalog: &Catalog, id: &str) -> Result<Option<Reconciled>, CatalogError> {
+    let problems = undo(catalog, id, false)?;
+    catalog.write(|t| {
+        let build = t.build(id)?;
+        let image = t.image(build.image)?;
+        if build.ended.is_some() {
+            return Ok(None);
+        }
+        t.journal(id, "reconciled", &format!("was {}", build.state))?;
+        if !image.status.is_final() {
+            let reason = format!("kiln came to its end while this build was {}", build.state);
+            t.set_status(image.id, ImageStatus::Failed, Some(&reason))?;
+        }
+        if problems.is_empty() {
+            t.end_build(id, &serde_json::json!({"verdict": "reconciled"}).to_string())?;
+        }
+        Ok(Some(Reconciled { build: id.into(), image: image.to_string(), problems }))
+    })
+}

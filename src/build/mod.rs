@@ -4,7 +4,7 @@ pub mod driver;
 pub mod event;
 pub mod lock;
 pub mod recipe;
-pub mod report;
 pub mod recover;
+pub mod report;
 pub mod state;
 pub mod usage;

@@ -23,4 +23,6 @@ pub mod base;
 
 pub mod build;
 
+pub mod component;
+
 pub mod cli;

@@ -5,7 +5,6 @@
 
 pub mod agent;
 mod describe;
-pub mod inject;
 pub mod link;
 pub mod session;
 

@@ -4,6 +4,7 @@ pub mod clock;
 pub mod command;
 pub mod diagnostic;
 pub mod files;
+pub mod random;
 pub mod similar;
 pub mod source;
 pub mod spawn;

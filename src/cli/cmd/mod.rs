@@ -2,6 +2,7 @@
 
 mod base;
 mod completion;
+mod component;
 
 use super::Settings;
 use crate::model::Failure;
@@ -11,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 pub enum Command {
     Base(base::Arguments),
     Completion(completion::Arguments),
+    Component(component::Arguments),
 }
 
 /// Runs a verb; the number is the exit code of a command that worked as asked (`diff`: 1 when they differ).
@@ -18,5 +20,6 @@ pub async fn run(command: Command, settings: &Settings, cancel: &CancellationTok
     match command {
         Command::Base(arguments) => base::run(arguments, settings, cancel).await,
         Command::Completion(arguments) => completion::run(arguments),
+        Command::Component(arguments) => component::run(arguments, settings, cancel).await,
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod agent;
 mod describe;
+pub mod inject;
 pub mod link;
 pub mod session;
 

@@ -1,0 +1,47 @@
+//! The launcher as a systemd credential in an SMBIOS string (type 11).
+//!
+//! systemd 252 is the first that imports such strings, and the only credential
+//! of it that can write files is `tmpfiles.extra`. It is read when the boot's
+//! transaction is already computed, so files alone start nothing. What starts
+//! the unit is the agent's port: as a device unit it may want others, which
+//! systemd looks up when the device appears. So the port is made to appear
+//! again, by events that the kernel sends on request.
+
+use super::base64;
+use super::launcher::{SCRIPT_PATH, UNIT, UNIT_PATH, script, unit};
+use kiln_protocol::PORT_NAME;
+
+/// The string to put into the SMBIOS tables: `io.systemd.credential.binary:NAME=BASE64`.
+pub fn credential() -> String {
+    format!("io.systemd.credential.binary:tmpfiles.extra={}", base64::encode(tmpfiles().as_bytes()))
+}
+
+/// tmpfiles.d lines. In a path `\\` stands for one backslash, and `~` takes the content as base64.
+fn tmpfiles() -> String {
+    // `-` in the port's path below /dev is escaped in the name of its unit.
+    let device = format!("dev-virtio\\\\x2dports-{PORT_NAME}.device");
+    let events = "/sys/class/virtio-ports/vport*/uevent";
+    format!(
+        "f+~ {SCRIPT_PATH} 0600 root root - {}\n\
+         f+~ {UNIT_PATH} 0644 root root - {}\n\
+         L+ /run/systemd/system/{device}.wants/{UNIT} - - - - ../{UNIT}\n\
+         w+ {events} - - - - remove\n\
+         w+ {events} - - - - add\n",
+        base64::encode(script().as_bytes()),
+        base64::encode(unit().as_bytes()),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_word_that_qemu_and_systemd_take() {
+        let text = credential();
+        assert!(text.starts_with("io.systemd.credential.binary:tmpfiles.extra="));
+        // A comma would have to be doubled for QEMU; SMBIOS strings are NUL-terminated ASCII.
+        assert!(text.bytes().all(|b| b.is_ascii_graphic() && b != b','), "{text}");
+        assert_eq!(tmpfiles().lines().count(), 5);
+    }
+}

@@ -13,9 +13,15 @@ use std::process::Command;
 fn main() {
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
-    for path in
-        ["guest-agent/Cargo.toml", "guest-agent/src", "guest-agent/protocol", "Cargo.lock", "Cargo.toml"]
-    {
+    for path in [
+        "guest-agent/Cargo.toml",
+        "guest-agent/build.rs",
+        "guest-agent/no-unwinding.ld",
+        "guest-agent/src",
+        "guest-agent/protocol",
+        "Cargo.lock",
+        "Cargo.toml",
+    ] {
         println!("cargo::rerun-if-changed={path}");
     }
     println!("cargo::rerun-if-env-changed=KILN_AGENT_AARCH64");

@@ -23,11 +23,14 @@ pub trait During<T> {
 
 impl<T, E: Into<io::Error>> During<T> for Result<T, E> {
     fn during(self, verb: &str, object: impl Display) -> Outcome<T> {
-        self.map_err(|e| {
-            let e = e.into();
-            failed(kind(&e), format!("{verb} {object}: {}", text(&e)))
-        })
+        self.map_err(|e| explain(e.into(), verb, &object))
     }
+}
+
+/// Not generic: this is in the binary once.
+#[cold]
+fn explain(e: io::Error, verb: &str, object: &dyn Display) -> Failed {
+    failed(kind(&e), format!("{verb} {object}: {}", text(&e)))
 }
 
 fn kind(e: &io::Error) -> ErrorKind {

@@ -17,7 +17,7 @@ pub fn facts() -> Facts {
         hostname: uname.nodename().to_string_lossy().into_owned(),
         boot_id: boot_id(),
         kernel_command_line: text("/proc/cmdline"),
-        processors: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
+        processors: processors(),
         memory_total,
         memory_available,
         uptime_ms: uptime_ms(),
@@ -46,6 +46,11 @@ pub fn memory() -> (u64, u64) {
         line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
     };
     (field("MemTotal:").unwrap_or(0), field("MemAvailable:").unwrap_or(0))
+}
+
+fn processors() -> u32 {
+    // SAFETY: sysconf(3) touches no memory of ours.
+    u32::try_from(unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }).unwrap_or(1)
 }
 
 fn uptime_ms() -> u64 {

@@ -78,6 +78,6 @@ fn appliance(operation: Operation, mode: Mode) -> Outcome<Reply> {
         O::Trim { target } => filesystem::trim(&target),
         O::ChangeRoot { path: Some(path) } => filesystem::change_root(&path),
         O::ChangeRoot { path: None } => filesystem::leave_root().map(|()| Reply::Nothing),
-        other => Err(failed(ErrorKind::Unsupported, format!("this agent cannot do {other:?}"))),
+        _ => unreachable!("performed before"),
     }
 }

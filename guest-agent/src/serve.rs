@@ -86,13 +86,13 @@ fn shake_hands(link: &Link, reader: &mut Reader, identity: &Identity) -> Result<
             Err(End::Refused(format!("it speaks version {version}, this agent {OLDEST} to {VERSION}")))
         }
         FromHost::Refused { reason } => Err(End::Refused(reason)),
-        other => Err(End::Lost(format!("instead of a welcome came {other:?}"))),
+        _ => Err(End::Lost("something else came instead of a welcome".into())),
     }
 }
 
 fn control(frame: &Frame) -> Result<FromHost, String> {
     if frame.kind != Kind::Control {
-        return Err(format!("a {:?} frame where a message belongs", frame.kind));
+        return Err("data came where a message belongs".into());
     }
     serde_json::from_slice(&frame.payload).map_err(|e| format!("message not understood: {e}"))
 }

@@ -5,9 +5,12 @@
 
 pub mod agent;
 mod describe;
+pub mod files;
 pub mod inject;
 pub mod link;
 pub mod session;
+
+pub use files::{Capture, GuestFiles, Output};
 
 use async_trait::async_trait;
 use kiln_protocol::message::{Exec, Exited, Facts, Failed, Operation, Put, Reply};
@@ -96,7 +99,5 @@ pub trait Guest: Send + Sync {
 
 /// A fresh nonce for one boot: 128 random bits in hexadecimal.
 pub fn nonce() -> std::io::Result<String> {
-    let mut bytes = [0; 16];
-    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
-    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+    crate::support::random::hexadecimal(16)
 }

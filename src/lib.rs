@@ -19,6 +19,8 @@ pub mod catalog;
 pub mod disk;
 pub mod guest;
 
+pub mod appliance;
+
 pub mod base;
 
 pub mod build;

@@ -1,5 +1,6 @@
 //! L0: what every room stands on. Knows nothing of images.
 
+pub mod base64;
 pub mod clock;
 pub mod command;
 pub mod diagnostic;

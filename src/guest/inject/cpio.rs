@@ -9,8 +9,6 @@ pub struct Archive {
 
 const FOLDER: u32 = 0o040_000;
 const FILE: u32 = 0o100_000;
-const SYMLINK: u32 = 0o120_000;
-const CHARACTER_DEVICE: u32 = 0o020_000;
 
 impl Archive {
     pub fn new() -> Archive {
@@ -18,7 +16,7 @@ impl Archive {
     }
 
     pub fn folder(&mut self, path: &str) {
-        self.entry(path, FOLDER | 0o755, &[], (0, 0));
+        self.entry(path, FOLDER | 0o755, &[]);
     }
 
     /// Makes every folder on the way to `path` that is not `known` yet.
@@ -31,30 +29,22 @@ impl Archive {
     }
 
     pub fn file(&mut self, path: &str, mode: u32, content: &[u8]) {
-        self.entry(path, FILE | mode, content, (0, 0));
-    }
-
-    pub fn symlink(&mut self, path: &str, target: &str) {
-        self.entry(path, SYMLINK | 0o777, target.as_bytes(), (0, 0));
-    }
-
-    pub fn character_device(&mut self, path: &str, mode: u32, major: u32, minor: u32) {
-        self.entry(path, CHARACTER_DEVICE | mode, &[], (major, minor));
+        self.entry(path, FILE | mode, content);
     }
 
     /// The finished archive, its length a multiple of 4 so that another may follow.
     pub fn finish(mut self) -> Vec<u8> {
-        self.entry("TRAILER!!!", 0, &[], (0, 0));
+        self.entry("TRAILER!!!", 0, &[]);
         self.bytes
     }
 
-    fn entry(&mut self, path: &str, mode: u32, content: &[u8], device: (u32, u32)) {
+    fn entry(&mut self, path: &str, mode: u32, content: &[u8]) {
         let size = u32::try_from(content.len()).expect("files of an initramfs are below 4 GiB");
         self.entries += 1;
         let links = if mode & FOLDER == FOLDER { 2 } else { 1 };
         // inode, mode, uid, gid, links, mtime, size, device major and minor, own major and minor, name, check
         let name = path.len() as u32 + 1;
-        let fields = [self.entries, mode, 0, 0, links, 0, size, 0, 0, device.0, device.1, name, 0];
+        let fields = [self.entries, mode, 0, 0, links, 0, size, 0, 0, 0, 0, name, 0];
         self.bytes.extend_from_slice(b"070701");
         for field in fields {
             self.bytes.extend_from_slice(format!("{field:08X}").as_bytes());
@@ -82,7 +72,6 @@ mod tests {
         let mut archive = Archive::new();
         archive.folders_of("a/b/c", &mut Default::default());
         archive.file("a/b/c", 0o640, b"hello");
-        archive.symlink("a/l", "b/c");
         let bytes = archive.finish();
         assert_eq!(bytes.len() % 4, 0);
         let place = tempfile::tempdir().unwrap();
@@ -94,7 +83,7 @@ mod tests {
             .unwrap();
         cpio.stdin.take().unwrap().write_all(&bytes).unwrap();
         assert!(cpio.wait().unwrap().success());
-        assert_eq!(std::fs::read(place.path().join("a/l")).unwrap(), b"hello");
+        assert_eq!(std::fs::read(place.path().join("a/b/c")).unwrap(), b"hello");
         use std::os::unix::fs::PermissionsExt;
         let mode = std::fs::metadata(place.path().join("a/b/c")).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o640);

@@ -9,7 +9,6 @@
 //! Everything here is a pure function from a description to bytes.
 
 pub mod agent_disk;
-mod base64;
 pub mod cpio;
 mod launcher;
 pub mod overlay;

@@ -7,13 +7,16 @@
 //! systemd looks up when the device appears. So the port is made to appear
 //! again, by events that the kernel sends on request.
 
-use super::base64;
 use super::launcher::{SCRIPT_PATH, UNIT, UNIT_PATH, script, unit};
+use crate::support::base64;
 use kiln_protocol::PORT_NAME;
 
-/// The string to put into the SMBIOS tables: `io.systemd.credential.binary:NAME=BASE64`.
-pub fn credential() -> String {
-    format!("io.systemd.credential.binary:tmpfiles.extra={}", base64::encode(tmpfiles().as_bytes()))
+/// Name of the credential.
+pub const NAME: &str = "tmpfiles.extra";
+
+/// Value of the credential.
+pub fn value() -> Vec<u8> {
+    tmpfiles().into_bytes()
 }
 
 /// tmpfiles.d lines. In a path `\\` stands for one backslash, and `~` takes the content as base64.
@@ -37,11 +40,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_word_that_qemu_and_systemd_take() {
-        let text = credential();
-        assert!(text.starts_with("io.systemd.credential.binary:tmpfiles.extra="));
-        // A comma would have to be doubled for QEMU; SMBIOS strings are NUL-terminated ASCII.
-        assert!(text.bytes().all(|b| b.is_ascii_graphic() && b != b','), "{text}");
-        assert_eq!(tmpfiles().lines().count(), 5);
+    fn one_line_each_and_no_word_that_ends_early() {
+        let text = tmpfiles();
+        assert_eq!(text.lines().count(), 5);
+        // `%` would begin a specifier of tmpfiles.d.
+        assert!(
+            text.bytes().all(|b| (b.is_ascii_graphic() || b == b' ' || b == b'\n') && b != b'%'),
+            "{text}"
+        );
     }
 }

@@ -1,3 +1,4 @@
 //! Fast tests without virtual machines, in one binary.
 
 mod agent;
+mod component;

@@ -1,0 +1,6 @@
+//! Component documents, run on this machine through the real agent.
+
+mod actions;
+mod flow;
+mod reboots;
+mod rig;

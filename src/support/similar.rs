@@ -8,10 +8,14 @@ pub fn nearest<'a>(wrong: &str, candidates: impl IntoIterator<Item = &'a str>) -
         return None;
     }
     let allowed = (wrong.chars().count() / 3).clamp(1, 4);
+    let wrong = folded(wrong);
+    // What was not written to its end is near, too: `timeout` for `timeoutSeconds`.
+    let begun = |c: &[char]| wrong.len() >= 4 && c.starts_with(&wrong);
     candidates
         .into_iter()
         .filter(|c| short(c))
-        .map(|c| (distance(&folded(wrong), &folded(c)), c))
+        .map(|c| (folded(c), c))
+        .map(|(f, c)| (if begun(&f) { 1 } else { distance(&wrong, &f) }, c))
         .filter(|(d, _)| *d <= allowed)
         .min_by_key(|(d, _)| *d)
         .map(|(_, c)| c)
@@ -51,6 +55,7 @@ mod tests {
             ("executebash", Some("ExecuteBash")),
             ("ExecuteBahs", Some("ExecuteBash")),
             ("Create_File", Some("CreateFile")),
+            ("Create", Some("CreateFile")),
             ("ExecutePython", None),
             ("", None),
         ] {

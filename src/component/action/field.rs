@@ -172,6 +172,14 @@ impl Input {
         self.values.iter().find(|(n, _)| *n == name).map(|(_, v)| v)
     }
 
+    /// Where a field's value stands, or the item.
+    pub fn span_of(&self, name: &str) -> Span {
+        match self.get(name) {
+            Some(Value::Text(template)) => template.span,
+            _ => self.span,
+        }
+    }
+
     /// The text of a field that holds no reference.
     pub fn literal(&self, name: &str) -> Option<&str> {
         match self.get(name) {

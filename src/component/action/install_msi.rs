@@ -41,7 +41,7 @@ pub fn check(input: &Input, findings: &mut Findings, owner: &str) {
     {
         let message =
             format!("`logOptions` of {owner} has `{bad}`; msiexec knows i w e a r u c m o p v x + ! *");
-        findings.error(input.span, "log-options", message);
+        findings.error(input.span_of("logOptions"), "log-options", message);
     }
     let Some(Value::Pairs(pairs)) = input.get("properties") else { return };
     for (name, template) in pairs {

@@ -35,7 +35,7 @@ pub fn address(input: &Input, field: &str, findings: &mut Findings, owner: &str)
     if bucket.is_empty() || (field == "source" && key.is_empty()) {
         findings
             .warning(
-                input.span,
+                input.span_of(field),
                 "s3-address",
                 format!("`{field}` of {owner} is `{text}`, which is no S3 address"),
             )
@@ -48,6 +48,6 @@ pub fn bucket_owner(input: &Input, findings: &mut Findings, owner: &str) {
     if text.len() != 12 || !text.bytes().all(|b| b.is_ascii_digit()) {
         let message =
             format!("`expectedBucketOwner` of {owner} is `{text}`, which is no account number of 12 digits");
-        findings.warning(input.span, "bucket-owner", message);
+        findings.warning(input.span_of("expectedBucketOwner"), "bucket-owner", message);
     }
 }

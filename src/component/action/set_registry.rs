@@ -41,7 +41,7 @@ fn check(input: &Input, findings: &mut Findings, owner: &str) {
     let hive = path.split(['\\', '/']).next().unwrap_or("");
     if !HIVES.contains(&hive) {
         let message = format!("`path` of {owner} begins with `{hive}`, which is no root of the registry");
-        findings.error(input.span, "registry-path", message).help =
+        findings.error(input.span_of("path"), "registry-path", message).help =
             Some(format!("one of {}", HIVES.join(", ")));
     }
 }

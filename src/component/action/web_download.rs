@@ -35,26 +35,28 @@ fn check(input: &Input, findings: &mut Findings, owner: &str) {
         && !["http://", "https://"].iter().any(|s| text.len() > s.len() && text.starts_with(s))
     {
         let message = format!("`source` of {owner} is `{text}`, which is no http or https address");
-        findings.warning(input.span, "web-address", message);
+        findings.warning(input.span_of("source"), "web-address", message);
     }
     let (checksum, algorithm) = (input.get("checksum").is_some(), input.get("algorithm").is_some());
     if checksum != algorithm {
         let (one, other) = if checksum { ("checksum", "algorithm") } else { ("algorithm", "checksum") };
         let message = format!("{owner} has `{one}` without `{other}`, so the download is not verified");
-        findings.warning(input.span, "unverified", message).help = Some(format!("add `{other}`"));
+        findings.warning(input.span_of(one), "unverified", message).help = Some(format!("add `{other}`"));
     }
     if let (Some(sum), Some(algorithm)) = (input.literal("checksum"), input.literal("algorithm")) {
         let digits = match algorithm {
             "MD5" => 32,
             "SHA1" => 40,
+            "SHA256" => 64,
             "SHA512" => 128,
-            _ => 64,
+            // The table has told that it is none.
+            _ => return,
         };
         if sum.len() != digits || !sum.bytes().all(|b| b.is_ascii_hexdigit()) {
             let message = format!(
                 "`checksum` of {owner} is no {algorithm} digest: those are {digits} hexadecimal digits"
             );
-            findings.warning(input.span, "checksum", message);
+            findings.warning(input.span_of("checksum"), "checksum", message);
         }
     }
 }

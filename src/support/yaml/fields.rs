@@ -100,10 +100,7 @@ impl<'n> Fields<'n> {
             let d =
                 findings.error(key.span, "unknown-field", format!("{} has no field `{name}`", self.owner));
             d.help = Some(match similar::nearest(name, self.known.iter().copied()) {
-                Some(near) => {
-                    d.label = format!("did you mean `{near}`?");
-                    format!("did you mean `{near}`?")
-                }
+                Some(near) => format!("did you mean `{near}`?"),
                 None => format!("it has these: {}", self.known.join(", ")),
             });
         }

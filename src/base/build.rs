@@ -208,7 +208,8 @@ impl Job<'_> {
     async fn install(&self, progress: &mut Progress<'_>) -> Result<(), BaseError> {
         let mut tool = enter()
             .args(["mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory"])
-            .arg("--aptopt=Acquire::Languages \"none\"")
+            // The tree is thrown away unless everything works: no need to wait for the disk.
+            .args(["--aptopt=Acquire::Languages \"none\"", "--dpkgopt=force-unsafe-io"])
             .arg(format!("--include={}", self.packages.include.join(",")))
             .env("TMPDIR", self.work);
         for option in &self.host.options {

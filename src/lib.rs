@@ -18,6 +18,7 @@ pub mod model;
 pub mod catalog;
 pub mod disk;
 pub mod guest;
+pub mod machine;
 
 pub mod appliance;
 

@@ -4,6 +4,7 @@
 //! go on is in one [`Failure`], whatever renders it.
 
 use super::Stage;
+use crate::support::wait::Impatience;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -30,6 +31,15 @@ pub enum FailureKind {
     Cancelled,
     /// A defect of kiln.
     Internal,
+}
+
+impl From<&Impatience> for FailureKind {
+    fn from(impatience: &Impatience) -> FailureKind {
+        match impatience {
+            Impatience::TimedOut { .. } => FailureKind::TimedOut,
+            Impatience::Cancelled { .. } => FailureKind::Cancelled,
+        }
+    }
 }
 
 /// A place in a text file; line and column count from 1.

@@ -1,0 +1,197 @@
+//! From what to how: QEMU's command line, in a fixed order, with fixed places on the bus, pinned by golden files.
+
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::firmware::FirmwareFiles;
+use super::spec::{Accelerator, Cache, Disk, Interface, MachineSpec, Network};
+use crate::model::{Architecture, DiskFormat};
+
+/// Memory for translated code, in MiB. QEMU's own choice may be 1 GiB, and all of it is used in time.
+const TRANSLATION_CACHE_MIB: u32 = 256;
+
+/// Places on the PCI bus. A guest names its network card after the place, so they never move.
+mod place {
+    pub const SCREEN: u8 = 0x01;
+    pub const NETWORK: u8 = 0x02;
+    pub const RANDOM: u8 = 0x03;
+    pub const SERIAL: u8 = 0x04;
+    pub const PANIC: u8 = 0x05;
+    pub const FIRST_DISK: u8 = 0x08;
+}
+
+/// What starting a machine adds to its specification.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    pub cpu: String,
+    /// Code and this machine's own variables; None without UEFI.
+    pub firmware: Option<FirmwareFiles>,
+    /// One file per credential, in their order.
+    pub credentials: Vec<PathBuf>,
+    pub qmp: RawFd,
+    pub agent: RawFd,
+    pub console: RawFd,
+}
+
+#[derive(Default)]
+struct Arguments(Vec<String>);
+
+impl Arguments {
+    fn flag(&mut self, name: &str) {
+        self.0.push(format!("-{name}"));
+    }
+
+    fn option(&mut self, name: &str, value: impl Into<String>) {
+        self.flag(name);
+        self.0.push(value.into());
+    }
+
+    fn blockdev(&mut self, value: Value) {
+        self.option("blockdev", value.to_string());
+    }
+}
+
+/// The arguments, the program's name not included. `spec` has passed its check.
+pub fn argv(spec: &MachineSpec, layout: &Layout) -> Vec<String> {
+    let mut a = Arguments::default();
+    a.option("name", &spec.name);
+    for flag in ["no-user-config", "nodefaults", "no-reboot", "S"] {
+        a.flag(flag);
+    }
+    a.option("action", "panic=shutdown");
+    a.option("sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+    if let Some(firmware) = &layout.firmware {
+        a.blockdev(firmware_file("code", &firmware.code, true));
+        a.blockdev(firmware_file("vars", &firmware.vars, false));
+    }
+    a.option("machine", machine(spec, layout));
+    a.option("accel", accelerator(spec.accelerator));
+    a.option("cpu", &layout.cpu);
+    a.option("smp", spec.vcpus.to_string());
+    a.option("m", format!("{}M", spec.memory_mib));
+    a.option("boot", "strict=on,menu=off");
+    a.option("display", "none");
+    a.option("chardev", format!("socket,id=qmp,fd={}", layout.qmp));
+    a.option("mon", "chardev=qmp,mode=control");
+    a.option("chardev", format!("socket,id=console,fd={}", layout.console));
+    a.option("serial", "chardev:console");
+    devices(&mut a, spec, layout);
+    for (index, disk) in spec.disks.iter().enumerate() {
+        attach(&mut a, index as u8, disk);
+    }
+    network(&mut a, &spec.network);
+    for path in &layout.credentials {
+        a.option("smbios", format!("type=11,path={}", escaped(path)));
+    }
+    if let Some(kernel) = &spec.kernel {
+        a.option("kernel", text(&kernel.kernel));
+        if let Some(initrd) = &kernel.initrd {
+            a.option("initrd", text(initrd));
+        }
+        a.option("append", &kernel.command_line);
+    }
+    a.0
+}
+
+fn machine(spec: &MachineSpec, layout: &Layout) -> String {
+    let kind = match spec.architecture {
+        Architecture::X86_64 => "q35,smm=off,vmport=off",
+        Architecture::Aarch64 => "virt,gic-version=max",
+    };
+    let flash = if layout.firmware.is_some() { ",pflash0=code,pflash1=vars" } else { "" };
+    format!("{kind},usb=off{flash}")
+}
+
+fn accelerator(accelerator: Accelerator) -> String {
+    match accelerator {
+        Accelerator::Kvm => "kvm".into(),
+        Accelerator::Tcg => format!("tcg,tb-size={TRANSLATION_CACHE_MIB}"),
+    }
+}
+
+fn devices(a: &mut Arguments, spec: &MachineSpec, layout: &Layout) {
+    let screen = match spec.architecture {
+        Architecture::X86_64 => "VGA",
+        Architecture::Aarch64 => "virtio-gpu-pci",
+    };
+    if spec.screen {
+        a.option("device", format!("{screen},addr={:#04x}", place::SCREEN));
+    }
+    a.option("object", "rng-builtin,id=random");
+    a.option("device", format!("virtio-rng-pci,rng=random,addr={:#04x}", place::RANDOM));
+    a.option("device", format!("virtio-serial-pci,id=ports,addr={:#04x}", place::SERIAL));
+    a.option("chardev", format!("socket,id=agent,fd={}", layout.agent));
+    a.option("device", "virtserialport,bus=ports.0,nr=1,chardev=agent,name=kiln.agent");
+    match spec.architecture {
+        // Older kernels know the ISA one only.
+        Architecture::X86_64 => a.option("device", "pvpanic"),
+        Architecture::Aarch64 => a.option("device", format!("pvpanic-pci,addr={:#04x}", place::PANIC)),
+    }
+}
+
+fn attach(a: &mut Arguments, index: u8, disk: &Disk) {
+    let node = format!("disk{index}");
+    let cache = json!({"direct": false, "no-flush": disk.cache == Cache::Unsafe});
+    let file = json!({
+        "driver": "file", "filename": text(&disk.path), "locking": "auto", "read-only": disk.read_only,
+        "discard": "unmap", "cache": cache,
+    });
+    a.blockdev(json!({
+        "node-name": node, "driver": driver(disk.format), "read-only": disk.read_only, "discard": "unmap",
+        "cache": cache, "file": file,
+    }));
+    let mut device = match disk.interface {
+        Interface::Virtio => format!("virtio-blk-pci,drive={node}"),
+        Interface::Nvme => format!("nvme,drive={node}"),
+    };
+    match (&disk.serial, disk.interface) {
+        (Some(serial), _) => device += &format!(",serial={serial}"),
+        // NVMe needs one.
+        (None, Interface::Nvme) => device += &format!(",serial={node}"),
+        (None, Interface::Virtio) => {}
+    }
+    if index == 0 {
+        device += ",bootindex=0";
+    }
+    a.option("device", format!("{device},addr={:#04x}", place::FIRST_DISK + index));
+}
+
+fn network(a: &mut Arguments, network: &Network) {
+    let Network::User { restricted, forwards } = network else { return };
+    let mut user = format!("user,id=net,ipv6=off,restrict={}", if *restricted { "on" } else { "off" });
+    for f in forwards {
+        user += &format!(",hostfwd=tcp:{}:{}-:{}", f.host, f.host_port, f.guest_port);
+    }
+    a.option("netdev", user);
+    // Without its boot program the card is no way to boot, and the firmware is faster.
+    a.option("device", format!("virtio-net-pci,netdev=net,romfile=,addr={:#04x}", place::NETWORK));
+}
+
+fn firmware_file(node: &str, path: &Path, read_only: bool) -> Value {
+    json!({
+        "node-name": node, "driver": "raw", "read-only": read_only,
+        "file": {"driver": "file", "filename": text(path), "read-only": read_only},
+    })
+}
+
+fn driver(format: DiskFormat) -> &'static str {
+    match format {
+        DiskFormat::Vhd => "vpc",
+        other => other.as_str(),
+    }
+}
+
+/// The check of the specification let only UTF-8 through.
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// A comma would end the value.
+fn escaped(path: &Path) -> String {
+    text(path).replace(',', ",,")
+}
+
+#[cfg(test)]
+mod tests;

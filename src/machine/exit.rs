@@ -1,0 +1,95 @@
+//! How a machine ended.
+
+use std::fmt;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use super::qmp::Ending;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// The guest reset itself: a reboot, a triple fault.
+    GuestReset,
+    /// The guest powered off.
+    GuestShutdown,
+    /// QEMU was told to quit.
+    HostQuit,
+    /// The guest's kernel panicked and said so.
+    Panicked,
+    /// kiln killed it.
+    Killed,
+    /// It lived longer than its specification allows, and kiln killed it.
+    LimitReached(Duration),
+    /// QEMU ended by itself, or somebody else ended it.
+    Crashed { status: ExitStatus, stderr: String },
+}
+
+/// Why kiln ended the process, if it did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stopped {
+    No,
+    Killed,
+    LimitReached(Duration),
+}
+
+impl Exit {
+    /// `stopped` wins only where the machine did not come to its own end first.
+    pub(super) fn of(ending: &Ending, status: ExitStatus, stopped: Stopped, stderr: String) -> Exit {
+        match (ending.shutdown.as_deref(), stopped) {
+            _ if ending.panicked => Exit::Panicked,
+            (Some("guest-panic"), _) => Exit::Panicked,
+            (Some("guest-reset" | "subsystem-reset"), _) => Exit::GuestReset,
+            (Some("guest-shutdown"), _) => Exit::GuestShutdown,
+            (Some("host-qmp-quit"), _) => Exit::HostQuit,
+            (_, Stopped::Killed) => Exit::Killed,
+            (_, Stopped::LimitReached(limit)) => Exit::LimitReached(limit),
+            (_, Stopped::No) => Exit::Crashed { status, stderr },
+        }
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exit::GuestReset => f.write_str("the guest reset itself"),
+            Exit::GuestShutdown => f.write_str("the guest powered off"),
+            Exit::HostQuit => f.write_str("kiln ended the machine"),
+            Exit::Panicked => f.write_str("the guest's kernel panicked"),
+            Exit::Killed => f.write_str("kiln killed the machine"),
+            Exit::LimitReached(limit) => {
+                write!(f, "the machine reached its limit of {} s and was killed", limit.as_secs())
+            }
+            Exit::Crashed { status, stderr } if stderr.trim().is_empty() => {
+                write!(f, "QEMU ended unasked ({status}) and said nothing")
+            }
+            Exit::Crashed { status, stderr } => write!(f, "QEMU ended unasked ({status}): {}", stderr.trim()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+
+    #[test]
+    fn the_machines_own_end_wins() {
+        let exit = |reason: Option<&str>, panicked, stopped| {
+            let ending = Ending { shutdown: reason.map(str::to_owned), panicked };
+            Exit::of(&ending, ExitStatus::from_raw(9), stopped, "oops".into())
+        };
+        let limit = Stopped::LimitReached(Duration::from_secs(1));
+        assert_eq!(exit(Some("guest-reset"), false, Stopped::No), Exit::GuestReset);
+        assert_eq!(exit(Some("guest-shutdown"), false, Stopped::Killed), Exit::GuestShutdown);
+        assert_eq!(exit(Some("host-qmp-quit"), false, Stopped::No), Exit::HostQuit);
+        assert_eq!(exit(Some("guest-panic"), false, Stopped::No), Exit::Panicked);
+        assert_eq!(exit(None, true, Stopped::Killed), Exit::Panicked);
+        assert_eq!(exit(Some("host-signal"), false, Stopped::Killed), Exit::Killed);
+        assert_eq!(exit(None, false, limit), Exit::LimitReached(Duration::from_secs(1)));
+        let crashed = exit(Some("host-signal"), false, Stopped::No);
+        assert!(
+            crashed.to_string().contains("signal: 9") && crashed.to_string().ends_with("oops"),
+            "{crashed}"
+        );
+    }
+}

@@ -1,0 +1,27 @@
+//! L2: one QEMU process: what it is to be, how QEMU is told so, and its life until an exact end.
+//!
+//! Control channel, agent port and console are socket pairs inherited by QEMU; nothing listens anywhere.
+//! A guest that resets ends the process: a reboot is a new machine in the same folder.
+
+mod argv;
+mod console;
+mod error;
+mod exit;
+pub mod firmware;
+mod life;
+mod qemu;
+mod qmp;
+mod screen;
+mod spec;
+
+pub use argv::{Layout, argv};
+pub use console::{Console, read_console};
+pub use error::MachineError;
+pub use exit::Exit;
+pub use life::{Identity, Machine, reap};
+pub use qemu::{Qemu, Version, default_cpu};
+pub use qmp::{Event, Qmp, QmpError};
+pub use screen::Size;
+pub use spec::{
+    Accelerator, Cache, Credential, DirectKernel, Disk, Forward, Interface, MachineSpec, Network, SpecError,
+};

@@ -34,6 +34,8 @@ mod walk;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // It is executed from a descriptor or as /init; a list of processes should show what it is.
+    let _ = rustix::thread::set_name(c"kiln-agent");
     if std::process::id() == 1 {
         init::run();
     }

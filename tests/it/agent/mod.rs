@@ -1,6 +1,10 @@
 //! The real agent over a socket pair.
 
 mod exec;
+mod files;
+mod link;
+mod peer;
+mod transfer;
 
 use std::time::Duration;
 
@@ -8,6 +12,7 @@ use kiln::guest::link::local::LocalGuest;
 use kiln::guest::{GuestError, Sink};
 use kiln::support::wait::Patience;
 use kiln_protocol::message::{ErrorKind, Exec};
+use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 /// Long enough for a busy machine; no test waits for it to pass.
@@ -48,4 +53,24 @@ pub fn kind<T: std::fmt::Debug>(result: Result<T, GuestError>) -> ErrorKind {
         Err(GuestError::Refused(failed)) => failed.kind,
         other => panic!("expected a refusal, got {other:?}"),
     }
+}
+
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Returns when the process has ended; a test that waits for ever shows which.
+pub async fn gone(pid: i32) {
+    let alive = || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // A zombie is dead; who waits for it is not the question here.
+        !status.is_empty() && !status.rsplit(')').next().unwrap().trim_start().starts_with('Z')
+    };
+    for _ in 0..6000 {
+        if !alive() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("process {pid} is still alive");
 }

@@ -3,6 +3,8 @@
 //!
 //! Every open names its format: a guest that writes a qcow2 header into its raw disk changes nothing.
 
+pub mod filesystem;
+pub mod gpt;
 mod image;
 
 pub use crate::model::DiskFormat as Format;

@@ -1,0 +1,5 @@
+//! Real machines. Each test uses the smallest guest that can show its point.
+
+mod bootsector;
+mod machine;
+mod support;

@@ -1,0 +1,51 @@
+//! What every test with a machine needs: a folder of its own, kept when the test fails, and patience.
+
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use kiln::support::wait::Patience;
+use tokio_util::sync::CancellationToken;
+
+/// A folder for one test, below `target/`. Removed when the test passes; printed and kept when it fails.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new(test: &str) -> Folder {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{test}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+}
+
+impl Deref for Folder {
+    type Target = Path;
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("what the test left is in {}", self.0.display());
+        } else {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+}
+
+/// Patience for so many seconds, on a machine that may be busy.
+pub fn patience(seconds: u64) -> Patience {
+    Patience::new(Duration::from_secs(seconds), &CancellationToken::new())
+}
+
+/// Asks again every 10 ms until `done` says yes; the test fails after 30 s.
+pub async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "waited 30 s for {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

@@ -15,8 +15,10 @@ pub mod support;
 
 pub mod model;
 
+pub mod boot;
 pub mod catalog;
 pub mod disk;
+
 pub mod guest;
 pub mod machine;
 

@@ -221,7 +221,7 @@ async fn what_was_written_before_the_end_arrives_however_slowly_it_is_read() {
     struct Slow(Collect);
     impl Sink for Slow {
         fn write(&mut self, bytes: &[u8], error: bool) {
-            std::thread::sleep(Duration::from_millis(150));
+            std::thread::sleep(Duration::from_millis(30));
             self.0.write(bytes, error);
         }
     }

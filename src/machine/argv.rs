@@ -79,7 +79,8 @@ pub fn argv(spec: &MachineSpec, layout: &Layout) -> Vec<String> {
     a.option("serial", "chardev:console");
     devices(&mut a, spec, layout);
     for (index, disk) in spec.disks.iter().enumerate() {
-        attach(&mut a, index as u8, disk);
+        // A kernel of its own has the first place already, and QEMU refuses two.
+        attach(&mut a, index as u8, disk, index == 0 && spec.kernel.is_none());
     }
     network(&mut a, &spec.network);
     for path in &layout.credentials {
@@ -131,7 +132,7 @@ fn devices(a: &mut Arguments, spec: &MachineSpec, layout: &Layout) {
     }
 }
 
-fn attach(a: &mut Arguments, index: u8, disk: &Disk) {
+fn attach(a: &mut Arguments, index: u8, disk: &Disk, boots: bool) {
     let node = format!("disk{index}");
     let cache = json!({"direct": false, "no-flush": disk.cache == Cache::Unsafe});
     let file = json!({
@@ -152,7 +153,7 @@ fn attach(a: &mut Arguments, index: u8, disk: &Disk) {
         (None, Interface::Nvme) => device += &format!(",serial={node}"),
         (None, Interface::Virtio) => {}
     }
-    if index == 0 {
+    if boots {
         device += ",bootindex=0";
     }
     a.option("device", format!("{device},addr={:#04x}", place::FIRST_DISK + index));

@@ -5,3 +5,4 @@ mod diagnostics;
 mod flow;
 mod reboots;
 mod rig;
+mod standalone;

@@ -212,7 +212,7 @@ fn prepare(
         let path = path.to_owned();
         move |source| MachineError::File { doing, path, source }
     };
-    std::fs::create_dir_all(folder).map_err(file("cannot create the folder", folder))?;
+    files::private_folder(folder).map_err(file("cannot create the folder", folder))?;
     let firmware = if spec.has_uefi() {
         let found = firmware::find(spec.architecture)?;
         let vars = folder.join("efivars.fd");

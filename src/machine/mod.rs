@@ -3,6 +3,7 @@
 //! Control channel, agent port and console are socket pairs inherited by QEMU; nothing listens anywhere.
 //! A guest that resets ends the process: a reboot is a new machine in the same folder.
 
+pub mod accelerator;
 mod argv;
 mod console;
 mod error;

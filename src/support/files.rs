@@ -63,6 +63,12 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
     staged.commit()
 }
 
+/// Makes a folder, and those above it, that nobody but this user can look into; one that exists stays as it is.
+pub fn private_folder(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
 /// Makes a rename or removal in the folder that holds `path` durable.
 pub fn sync_folder_of(path: &Path) -> io::Result<()> {
     match path.parent() {

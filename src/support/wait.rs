@@ -40,6 +40,11 @@ impl Patience {
         Patience { deadline: Some(self.deadline.map_or(own, |d| d.min(own))), cancel: self.cancel.clone() }
     }
 
+    /// Whether there is still time, and nobody called it off.
+    pub fn remains(&self) -> bool {
+        !self.cancel.is_cancelled() && self.deadline.is_none_or(|d| d > Instant::now())
+    }
+
     /// Runs `future` to its end, the deadline or the cancellation, whichever is first.
     pub async fn wait<F: Future>(&self, what: &str, future: F) -> Result<F::Output, Impatience> {
         let begun = Instant::now();

@@ -26,7 +26,11 @@ pub mod appliance;
 
 pub mod base;
 
+pub mod distribute;
+
 pub mod build;
+
+pub mod service;
 
 pub mod component;
 

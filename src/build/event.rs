@@ -121,6 +121,8 @@ pub enum What {
 pub enum Outcome {
     Succeeded,
     Failed,
+    /// Failed, and its document says that this does not matter.
+    Ignored,
     Skipped,
     /// The step asked for a reboot and goes on after it.
     Rebooting,

@@ -1,10 +1,14 @@
 //! L5: the engine. From a plan to an image, or to a reason why not.
 
+pub mod begin;
+pub mod details;
 pub mod driver;
 pub mod event;
 pub mod lock;
+pub mod plan;
 pub mod recipe;
 pub mod recover;
 pub mod report;
 pub mod state;
+pub mod steps;
 pub mod usage;

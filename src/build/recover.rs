@@ -3,7 +3,10 @@
 use super::lock::Lock;
 use crate::catalog::undo::{Undo, UndoKind};
 use crate::catalog::{Catalog, CatalogError};
+use crate::machine::{self, Identity};
 use crate::model::ImageStatus;
+use crate::support::spawn;
+use rustix::process::Pid;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -26,6 +29,26 @@ pub fn lock_path(folder: &Path) -> PathBuf {
 /// a build that is being born is not taken for a dead one.
 pub fn nursery_path(catalog: &Catalog) -> PathBuf {
     catalog.home().builds().join("lock")
+}
+
+/// Kills machines that live in a folder below `folder`. Its lock is the caller's, so nobody who
+/// lives started them.
+fn reap(folder: &Path) -> Vec<String> {
+    let mut problems = Vec::new();
+    let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    for pid in pids.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok()).filter_map(Pid::from_raw) {
+        let number = pid.as_raw_nonzero().get();
+        let Ok(cwd) = std::fs::read_link(format!("/proc/{number}/cwd")) else { continue };
+        if !cwd.starts_with(folder) {
+            continue;
+        }
+        // A process that is not a machine, or that has just ended, is left alone.
+        let Ok(start_time) = spawn::start_time(pid) else { continue };
+        if let Err(e) = machine::reap(Identity { pid: number, start_time }, &cwd) {
+            problems.push(format!("cannot end the machine in {}: {e}", cwd.display()));
+        }
+    }
+    problems
 }
 
 /// Deals with the undo rows of a build, newest first, and returns what did not work.
@@ -87,7 +110,8 @@ pub fn reconcile(catalog: &Catalog) -> Result<Vec<Reconciled>, CatalogError> {
 }
 
 fn reconcile_one(catalog: &Catalog, id: &str) -> Result<Option<Reconciled>, CatalogError> {
-    let problems = undo(catalog, id, false)?;
+    let mut problems = reap(&catalog.home().build(id));
+    problems.extend(undo(catalog, id, false)?);
     catalog.write(|t| {
         let build = t.build(id)?;
         let image = t.image(build.image)?;

@@ -8,7 +8,7 @@ use super::{Catalog, CatalogError, Doing, Result, Transaction};
 use rusqlite::{OptionalExtension, Row};
 use sha2::{Digest as _, Sha256};
 use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,29 +44,9 @@ impl Artifact {
     }
 }
 
-/// SHA-256 of a file in hex. Blocks for as long as reading takes.
-pub fn digest_of(path: &Path) -> Result<String> {
-    let io = |source| CatalogError::Io { doing: "read", path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(io)?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok(hex(&hash.finalize())),
-            Ok(n) => hash.update(&buffer[..n]),
-            Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            Err(e) => return Err(io(e)),
-        }
-    }
-}
-
 /// SHA-256 of bytes, in hex.
 pub fn digest_bytes(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 impl Catalog {
@@ -77,14 +57,13 @@ impl Catalog {
     /// Moves a finished file, on the same file system as the home folder, into the store and
     /// makes it read-only. It is durable on return; the row is the caller's next write, and
     /// until then an undo row has to speak for it. A file of the same digest is replaced by
-    /// its equal. Blocks for a digest's time unless `digest` is given.
-    pub fn store_file(&self, file: &Path, format: &str, digest: Option<String>) -> Result<(String, PathBuf)> {
+    /// its equal. Blocks for as long as the disk takes.
+    pub fn store_file(&self, file: &Path, format: &str, digest: &str) -> Result<PathBuf> {
         use std::os::unix::fs::PermissionsExt;
         let io = |doing, path: &Path| {
             let path = path.to_owned();
             move |source| CatalogError::Io { doing, path, source }
         };
-        let digest = digest.map_or_else(|| digest_of(file), Ok)?;
         let opened = File::open(file).map_err(io("open", file))?;
         opened.set_permissions(std::fs::Permissions::from_mode(0o444)).map_err(io("make read-only", file))?;
         opened.sync_all().map_err(io("flush to disk", file))?;
@@ -92,7 +71,7 @@ impl Catalog {
         let target = folder.join(format!("{digest}.{format}"));
         std::fs::rename(file, &target).map_err(io("move into the store", file))?;
         File::open(&folder).and_then(|f| f.sync_all()).map_err(io("flush to disk", &folder))?;
-        Ok((digest, target))
+        Ok(target)
     }
 
     /// Takes in a read-only file that is kept elsewhere in the home folder too: a base image's
@@ -195,6 +174,23 @@ impl Transaction<'_> {
             name: digest.into(),
             known: Vec::new(),
         })
+    }
+
+    /// Bytes free on the root file system of the disk, when that was noted.
+    pub fn free_space_of(&self, digest: &str) -> Result<Option<u64>> {
+        let found: Option<Option<i64>> = self
+            .sql
+            .query_row("SELECT free FROM artifacts WHERE digest = ?1", [digest], |r| r.get(0))
+            .optional()
+            .or_doing("read an artifact")?;
+        Ok(found.flatten().map(|free| free as u64))
+    }
+
+    pub fn note_free_space(&self, digest: &str, free: u64) -> Result<()> {
+        self.sql
+            .execute("UPDATE artifacts SET free = ?2 WHERE digest = ?1", (digest, free as i64))
+            .or_doing("note a disk's free space")?;
+        Ok(())
     }
 
     pub fn list_artifacts(&self) -> Result<Vec<Artifact>> {

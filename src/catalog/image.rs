@@ -179,6 +179,23 @@ impl Transaction<'_> {
         })
     }
 
+    /// The newest image that fits, whatever its status.
+    pub fn newest_image(&self, name: &ImageName) -> Result<Image> {
+        let slug = crate::model::slug(&name.name);
+        let fits = |i: &Image| {
+            crate::model::slug(&i.name) == slug
+                && name.version.matches(i.version.version)
+                && name.build.is_none_or(|b| b == i.version.build)
+        };
+        self.list_images()?.into_iter().filter(fits).max_by_key(|i| i.version).ok_or_else(|| {
+            CatalogError::NotFound {
+                kind: "image",
+                name: name.to_string(),
+                known: self.known_names("images"),
+            }
+        })
+    }
+
     /// Every image that is not DELETED, by name and version.
     pub fn list_images(&self) -> Result<Vec<Image>> {
         let sql = format!(

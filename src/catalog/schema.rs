@@ -14,6 +14,7 @@ CREATE TABLE artifacts (
     bytes        INTEGER NOT NULL,
     virtual_size INTEGER NOT NULL,
     backing      TEXT REFERENCES artifacts(digest),
+    free         INTEGER,
     created      INTEGER NOT NULL
 ) STRICT;
 

@@ -1,6 +1,8 @@
 //! What the command line, the environment and the home folder say. Read here and nowhere else.
 
+use crate::machine::Accelerator;
 use crate::model::{Failure, FailureKind};
+use crate::support::wait::Patience;
 use std::path::PathBuf;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -34,6 +36,15 @@ impl Settings {
         let home = std::path::absolute(&home)
             .map_err(|e| Failure::new(FailureKind::Input, format!("--home {}: {e}", home.display())))?;
         Ok(Settings { home, accel: global.accel, format: global.format, progress: global.progress })
+    }
+
+    /// What guests are run with. `auto` never falls back to emulation by itself.
+    pub async fn accelerator(&self, patience: &Patience) -> Result<Accelerator, Failure> {
+        let _ = patience;
+        match self.accel {
+            Accel::Kvm => Ok(Accelerator::Kvm),
+            Accel::Tcg | Accel::Auto => Ok(Accelerator::Tcg),
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! go on is in one [`Failure`], whatever renders it.
 
 use super::Stage;
+use crate::support::diagnostic::Diagnostic;
 use crate::support::wait::Impatience;
 use std::fmt;
 use std::path::PathBuf;
@@ -72,6 +73,8 @@ pub struct Failure {
     pub position: Option<Position>,
     /// Files worth a look: logs, screenshot.
     pub files: Vec<PathBuf>,
+    /// What is wrong with texts the user wrote, when it is that.
+    pub findings: Vec<Diagnostic>,
 }
 
 impl Failure {
@@ -91,6 +94,7 @@ impl Failure {
             console: Vec::new(),
             position: None,
             files: Vec::new(),
+            findings: Vec::new(),
         }
     }
 
@@ -102,6 +106,20 @@ impl Failure {
             failure.causes.push(cause.to_string());
             source = cause.source();
         }
+        failure
+    }
+
+    /// Wrong input: all that was found, the errors counted.
+    pub fn from_findings(what: &str, findings: Vec<Diagnostic>) -> Failure {
+        let errors = findings.iter().filter(|d| d.is_error()).count();
+        let noun = if errors == 1 { "error" } else { "errors" };
+        let mut failure = Failure::new(FailureKind::Input, format!("{what}: {errors} {noun}"));
+        failure.position = findings.iter().find(|d| d.is_error()).map(|d| Position {
+            file: d.file().to_owned(),
+            line: d.span.line,
+            column: d.span.column,
+        });
+        failure.findings = findings;
         failure
     }
 

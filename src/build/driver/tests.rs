@@ -66,7 +66,8 @@ impl Works for Script {
             }
         }
         if stage == Stage::Capture {
-            let (digest, _) = self.catalog.store_file(&self.file, "qcow2", None)?;
+            let digest = crate::catalog::artifact::digest_bytes(b"overlay");
+            self.catalog.store_file(&self.file, "qcow2", &digest)?;
             let artifact = crate::catalog::artifact::Artifact {
                 digest: digest.clone(),
                 format: "qcow2".into(),

@@ -16,7 +16,7 @@ pub struct ComponentUse {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reference {
-    /// A document; absolute.
+    /// A document's path.
     File(PathBuf),
     /// A component of the catalog.
     Named { name: String, version: VersionPattern },
@@ -83,7 +83,7 @@ fn reference(node: &Node, folder: &Path, findings: &mut Findings) -> Option<Refe
     let is_path = text.starts_with(['.', '/'])
         || [".yml", ".yaml", ".json"].iter().any(|end| text.to_ascii_lowercase().ends_with(end));
     if is_path {
-        return Some(Reference::File(folder.join(text)));
+        return Some(Reference::File(super::beside(folder, text)));
     }
     let name = match text.starts_with("arn:").then(|| text.split_once(":component/")) {
         Some(Some((_, tail))) => tail,

@@ -11,9 +11,9 @@ mod sections;
 mod settings;
 
 pub use component::{ComponentUse, Reference};
-pub use settings::{DiskInterface, ExportFormat, Network, Settings, Timeouts};
+pub use settings::{DiskInterface, Network, Settings, Timeouts};
 
-use crate::model::{ResourceName, Version};
+use crate::model::{DiskFormat, Failure, FailureKind, ResourceName, Version};
 use crate::support::diagnostic::{Diagnostic, Findings};
 use crate::support::source::{Source, Span};
 use crate::support::yaml;
@@ -56,8 +56,7 @@ pub struct Located<T> {
 /// A file to write once the image is AVAILABLE.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Export {
-    pub format: ExportFormat,
-    /// Absolute.
+    pub format: DiskFormat,
     pub path: PathBuf,
     pub span: Span,
 }
@@ -73,6 +72,18 @@ pub enum RecipeError {
     NoText { path: PathBuf, what: String },
 }
 
+impl From<RecipeError> for Failure {
+    fn from(error: RecipeError) -> Failure {
+        let kind = match &error {
+            RecipeError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                FailureKind::NotFound
+            }
+            _ => FailureKind::Input,
+        };
+        Failure::from_error(kind, &error)
+    }
+}
+
 /// Reads a recipe file. The recipe is there when no diagnostic is an error.
 pub fn load(path: &Path) -> Result<(Option<Recipe>, Vec<Diagnostic>), RecipeError> {
     let read = |source| RecipeError::Read { path: path.to_owned(), source };
@@ -85,18 +96,26 @@ pub fn load(path: &Path) -> Result<(Option<Recipe>, Vec<Diagnostic>), RecipeErro
         return Err(no_text(&format!("{} bytes long, {LIMIT} are the limit", metadata.len())));
     }
     let text = String::from_utf8(std::fs::read(path).map_err(read)?).map_err(|_| no_text("not UTF-8"))?;
-    let absolute = std::path::absolute(path).map_err(read)?;
-    let folder = absolute.parent().unwrap_or(Path::new("/")).to_owned();
-    Ok(parse(&Source::new(path.to_string_lossy(), text), &folder))
+    let folder = path.parent().unwrap_or(Path::new(""));
+    Ok(parse(&Source::new(path.to_string_lossy(), text), folder))
 }
 
-/// Decodes a recipe's text; relative paths in it start at `folder`, which is absolute.
+/// Decodes a recipe's text; relative paths in it start at `folder`.
 pub fn parse(source: &Arc<Source>, folder: &Path) -> (Option<Recipe>, Vec<Diagnostic>) {
     let mut findings = Findings::new(source);
     let recipe = yaml::parse(source, yaml::Limits::default(), &mut findings)
         .and_then(|root| decode::recipe(&root, folder, &mut findings));
     let recipe = recipe.filter(|_| !findings.has_errors());
     (recipe, findings.into_sorted())
+}
+
+/// `path` as written in a recipe in `folder`.
+fn beside(folder: &Path, path: &str) -> PathBuf {
+    let mut plain = path;
+    while let Some(rest) = plain.strip_prefix("./") {
+        plain = rest.trim_start_matches('/');
+    }
+    folder.join(plain)
 }
 
 #[cfg(test)]

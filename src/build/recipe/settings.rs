@@ -1,7 +1,7 @@
 //! `kiln`: what EC2 Image Builder has no field for.
 
 use super::Export;
-use crate::model::Firmware;
+use crate::model::{DiskFormat, Firmware};
 use crate::support::diagnostic::Findings;
 use crate::support::yaml::{Fields, Node, Value};
 use std::path::Path;
@@ -35,12 +35,6 @@ pub enum Network {
 pub enum DiskInterface {
     Virtio,
     Nvme,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExportFormat {
-    Qcow2,
-    Raw,
 }
 
 /// Seconds.
@@ -83,25 +77,6 @@ impl DiskInterface {
         match self {
             DiskInterface::Virtio => "virtio",
             DiskInterface::Nvme => "nvme",
-        }
-    }
-}
-
-impl ExportFormat {
-    pub const ALL: [&'static str; 2] = ["qcow2", "raw"];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            ExportFormat::Qcow2 => "qcow2",
-            ExportFormat::Raw => "raw",
-        }
-    }
-
-    pub fn parse(text: &str) -> Option<ExportFormat> {
-        match text {
-            "qcow2" => Some(ExportFormat::Qcow2),
-            "raw" | "img" => Some(ExportFormat::Raw),
-            _ => None,
         }
     }
 }
@@ -239,12 +214,10 @@ fn exports(node: &Node, folder: &Path, findings: &mut Findings) -> Vec<Export> {
             continue;
         };
         let format = match format {
-            Some(node) => {
-                findings.choice(node, "an export's format", &ExportFormat::ALL).and_then(ExportFormat::parse)
-            }
+            Some(node) => one_of(node, "an export's format", &DiskFormat::ALL, DiskFormat::as_str, findings),
             None => {
                 let end = Path::new(text).extension().and_then(|e| e.to_str()).unwrap_or_default();
-                let format = ExportFormat::parse(end);
+                let format = end.parse::<DiskFormat>().ok();
                 if format.is_none() {
                     findings
                         .error(
@@ -252,13 +225,16 @@ fn exports(node: &Node, folder: &Path, findings: &mut Findings) -> Vec<Export> {
                             "bad-value",
                             format!("`{text}` does not say in which format to export"),
                         )
-                        .help = Some("end it in .qcow2 or .raw, or give {format: raw, path: ...}".into());
+                        .help = Some(
+                        "end it in .raw, .qcow2, .vmdk, .vhd or .vhdx, or give {format: raw, path: ...}"
+                            .into(),
+                    );
                 }
                 format
             }
         };
         if let Some(format) = format {
-            let export = Export { format, path: folder.join(text), span: path.span };
+            let export = Export { format, path: super::beside(folder, text), span: path.span };
             if found.iter().any(|e| e.path == export.path) {
                 findings.error(path.span, "duplicate", "two exports have the same path");
             }

@@ -50,7 +50,7 @@ fn every_form_of_a_component_is_read() {
     assert_eq!(
         references,
         [
-            file("/r/./install.yml"),
+            file("/r/install.yml"),
             file("/r/site.yaml"),
             file("/abs/c.yml"),
             named("hardening", "1.0.x"),
@@ -130,7 +130,7 @@ kiln:
   memory: 12
   network: bridge
   cpu: 'max -nodefaults'
-  exports: [x.vmdk]
+  exports: [x.vdi]
   timeouts: {bot: 3}
 ";
     assert_eq!(

@@ -3,6 +3,12 @@
 mod base;
 mod completion;
 mod component;
+mod console;
+mod image;
+mod log;
+mod plan;
+mod planning;
+mod validate;
 
 use super::Settings;
 use crate::model::Failure;
@@ -13,6 +19,11 @@ pub enum Command {
     Base(base::Arguments),
     Completion(completion::Arguments),
     Component(component::Arguments),
+    Console(console::Arguments),
+    Image(image::Arguments),
+    Log(log::Arguments),
+    Plan(plan::Arguments),
+    Validate(validate::Arguments),
 }
 
 /// Runs a verb; the number is the exit code of a command that worked as asked (`diff`: 1 when they differ).
@@ -21,5 +32,10 @@ pub async fn run(command: Command, settings: &Settings, cancel: &CancellationTok
         Command::Base(arguments) => base::run(arguments, settings, cancel).await,
         Command::Completion(arguments) => completion::run(arguments),
         Command::Component(arguments) => component::run(arguments, settings, cancel).await,
+        Command::Console(arguments) => console::run(arguments, settings, cancel).await,
+        Command::Image(arguments) => image::run(arguments, settings, cancel).await,
+        Command::Log(arguments) => log::run(arguments, settings),
+        Command::Plan(arguments) => plan::run(arguments, settings, cancel).await,
+        Command::Validate(arguments) => validate::run(arguments, settings, cancel).await,
     }
 }

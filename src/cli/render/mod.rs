@@ -1,8 +1,9 @@
 //! Renderers of results and failures. Results go to stdout, everything else to stderr.
 
+pub mod plan;
 mod progress;
 
-pub use progress::follow;
+pub use progress::{follow, printable};
 
 use crate::model::Failure;
 
@@ -35,9 +36,11 @@ fn human(f: &Failure) -> String {
         text.push_str(&s);
         text.push('\n');
     };
+    f.findings.iter().for_each(|d| line(d.render()));
     match &f.position {
-        Some(p) => line(format!("error: {p}: {}", f.message)),
-        None => line(format!("error: {}", f.message)),
+        // The findings have said where.
+        Some(p) if f.findings.is_empty() => line(format!("error: {p}: {}", f.message)),
+        _ => line(format!("error: {}", f.message)),
     }
     for cause in &f.causes {
         line(format!("  because: {cause}"));
@@ -89,6 +92,7 @@ pub fn json(f: &Failure) -> serde_json::Value {
             "lastLines": f.last_lines,
             "console": f.console,
             "files": f.files,
+            "findings": f.findings.iter().map(|d| d.json()).collect::<Vec<_>>(),
         }
     })
 }

@@ -112,6 +112,7 @@ fn word(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Succeeded => "ok",
         Outcome::Failed => "FAILED",
+        Outcome::Ignored => "failed, which its document ignores,",
         Outcome::Skipped => "skipped",
         Outcome::Rebooting => "reboots the guest",
         Outcome::Cancelled => "cancelled",
@@ -123,7 +124,7 @@ fn seconds(ms: u64) -> String {
 }
 
 /// The guest's text without what could steer a terminal.
-fn printable(line: &str) -> String {
+pub fn printable(line: &str) -> String {
     line.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 

@@ -5,4 +5,3 @@ mod diagnostics;
 mod flow;
 mod reboots;
 mod rig;
-mod standalone;

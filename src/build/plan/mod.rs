@@ -1,0 +1,282 @@
+//! The plan of a build: everything resolved and checked, nothing touched.
+//!
+//! `kiln plan` shows it and `kiln build` follows it: the stages execute these very lists.
+
+mod documents;
+mod parent;
+
+pub use parent::Parent;
+
+use super::recipe::Recipe;
+use super::state::Route;
+use crate::catalog::artifact::digest_bytes;
+use crate::component::{Component, PlannedStep, plan as steps_of};
+use crate::distribute::Export;
+use crate::machine::{Accelerator, Qemu, default_cpu};
+use crate::model::{Architecture, Failure, FailureKind, Firmware};
+use crate::support::diagnostic::{Diagnostic, Findings};
+use crate::support::files;
+use std::path::Path;
+
+/// Below this much free space on the host no build is begun, in bytes.
+pub const HOST_SPACE: u64 = 1 << 30;
+/// Below this much free space in the guest's root a plan warns, in bytes.
+pub const GUEST_SPACE: u64 = 1 << 30;
+/// Part of every inputs digest: raised when kiln makes other images from the same inputs.
+const GENERATION: u32 = 1;
+
+/// Phases that run in the machine that becomes the image, and those for the fresh one.
+pub const BUILD_PHASES: [&str; 2] = ["build", "validate"];
+pub const TEST_PHASES: [&str; 1] = ["test"];
+
+/// What guests are run with here.
+#[derive(Clone, Copy, Debug)]
+pub struct Host {
+    pub accelerator: Accelerator,
+    pub processors: u32,
+}
+
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub recipe: Recipe,
+    pub parent: Parent,
+    /// In recipe order, parameters bound.
+    pub components: Vec<Component>,
+    pub provision: Vec<PlannedStep>,
+    pub test: Vec<PlannedStep>,
+    pub route: Route,
+    pub accelerator: Accelerator,
+    pub cpu: String,
+    pub vcpus: u32,
+    pub firmware: Firmware,
+    /// Of the fresh machines; empty when nothing is tested.
+    pub test_firmware: Vec<Firmware>,
+    /// Bytes of the image's disk.
+    pub disk_size: u64,
+    /// Bytes free on the root file system once grown, where the parent's content is known.
+    pub guest_free: Option<u64>,
+    /// Digest of all that shapes the image.
+    pub inputs: String,
+    /// Works, but perhaps not as meant.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Why there is no plan: what is wrong with what the user wrote, or another failure.
+#[derive(Debug)]
+pub enum NoPlan {
+    Input(Vec<Diagnostic>),
+    Failure(Box<Failure>),
+}
+
+impl<F: Into<Failure>> From<F> for NoPlan {
+    fn from(failure: F) -> NoPlan {
+        NoPlan::Failure(Box::new(failure.into()))
+    }
+}
+
+/// `--set [component.]name=value`, one or more of a name for a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    pub component: Option<String>,
+    pub name: String,
+    pub value: String,
+}
+
+impl std::str::FromStr for Setting {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Setting, String> {
+        let (left, value) = s.split_once('=').ok_or_else(|| format!("`{s}` is not NAME=VALUE"))?;
+        let (component, name) = match left.rsplit_once('.') {
+            Some((component, name)) => (Some(component.to_owned()), name),
+            None => (None, left),
+        };
+        if name.is_empty() || component.as_deref() == Some("") {
+            return Err(format!("`{s}` is not [COMPONENT.]NAME=VALUE"));
+        }
+        Ok(Setting { component, name: name.into(), value: value.into() })
+    }
+}
+
+/// Plans a recipe. `diagnostics` are the recipe's own; warnings of them are passed on.
+pub async fn plan(
+    recipe: Recipe,
+    diagnostics: Vec<Diagnostic>,
+    settings: &[Setting],
+    host: Host,
+    shelf: &Shelf<'_>,
+) -> Result<Plan, NoPlan> {
+    let mut findings = Findings::new(&recipe.source);
+    let mut list = diagnostics;
+    let components = documents::load(&recipe, settings, shelf.catalog, &mut findings, &mut list)?;
+    let parent = parent::find(&recipe, shelf, &mut findings)?;
+    if let Some(parent) = &parent {
+        check_against_parent(&recipe, parent, &mut findings);
+    }
+    list.extend(findings.into_sorted());
+    let (Some(parent), false) = (parent, list.iter().any(Diagnostic::is_error)) else {
+        return Err(NoPlan::Input(list));
+    };
+    let provision = steps_of(&components, Some(&BUILD_PHASES));
+    let mut test = steps_of(&components, Some(&TEST_PHASES));
+    let firmware = recipe.settings.firmware.unwrap_or_else(|| parent.preferred_firmware());
+    let mut test_firmware = Vec::new();
+    if recipe.tests {
+        test_firmware.clone_from(&recipe.settings.test_firmware);
+        if test_firmware.is_empty() {
+            test_firmware.push(firmware);
+        }
+    } else {
+        test.clear();
+    }
+    let cpu = match &recipe.settings.cpu {
+        Some(cpu) => cpu.clone(),
+        None => {
+            let qemu = Qemu::find(parent.architecture, &shelf.patience).await.map_err(|e| e.failure())?;
+            default_cpu(parent.architecture, host.accelerator, qemu.version).to_owned()
+        }
+    };
+    let vcpus = recipe.settings.vcpus.unwrap_or(match host.accelerator {
+        Accelerator::Tcg => 1,
+        Accelerator::Kvm => host.processors.clamp(1, 2),
+    });
+    let disk_size = recipe.volume.as_ref().map_or(parent.virtual_size, |v| v.value);
+    let guest_free = parent.free.map(|free| free + disk_size.saturating_sub(parent.virtual_size));
+    let mut plan = Plan {
+        route: Route::new(recipe.tests, !recipe.exports.is_empty()),
+        accelerator: host.accelerator,
+        inputs: String::new(),
+        warnings: list,
+        recipe,
+        parent,
+        components,
+        provision,
+        test,
+        cpu,
+        vcpus,
+        firmware,
+        test_firmware,
+        disk_size,
+        guest_free,
+    };
+    plan.inputs = plan.digest_inputs();
+    plan.warn_of_little_space();
+    Ok(plan)
+}
+
+/// Where plans find what recipes name.
+pub struct Shelf<'a> {
+    pub catalog: &'a crate::catalog::Catalog,
+    pub bases: &'a crate::base::Store,
+    pub patience: crate::support::wait::Patience,
+}
+
+fn check_against_parent(recipe: &Recipe, parent: &Parent, findings: &mut Findings) {
+    let wanted = recipe.settings.firmware.iter().chain(&recipe.settings.test_firmware);
+    for firmware in wanted {
+        if !parent.firmware.contains(firmware) {
+            let message = format!("`{}` cannot be booted with {firmware}", parent.name);
+            findings.error(recipe.parent.span, "no-firmware", message);
+        }
+    }
+    if parent.architecture != Architecture::HOST && crate::guest::agent::binary(parent.architecture).is_none()
+    {
+        let message = format!(
+            "this kiln carries no agent for {} guests such as `{}`",
+            parent.architecture, parent.name
+        );
+        findings.error(recipe.parent.span, "no-agent", message).help =
+            Some("build kiln with KILN_AGENT_AARCH64 (cargo xtask agent)".into());
+    }
+    if let Some(volume) = &recipe.volume
+        && volume.value < parent.virtual_size
+    {
+        let have = parent.virtual_size.div_ceil(1 << 30);
+        let message =
+            format!("`volumeSize` is smaller than the disk of `{}`, which has {have} GiB", parent.name);
+        findings.error(volume.span, "too-small", message).help =
+            Some(format!("disks only grow: {have} or more"));
+    }
+}
+
+impl Plan {
+    /// Steps over all stages; those of tests once per firmware.
+    pub fn step_count(&self) -> u32 {
+        (self.provision.len() + self.test.len() * self.test_firmware.len()) as u32
+    }
+
+    pub fn architecture(&self) -> Architecture {
+        self.parent.architecture
+    }
+
+    fn digest_inputs(&self) -> String {
+        let documents: Vec<_> = self
+            .components
+            .iter()
+            .map(|c| {
+                let values: Vec<_> =
+                    c.document.parameters.iter().map(|p| (&p.name, c.value(&p.name))).collect();
+                serde_json::json!([digest_bytes(c.document.source.text().as_bytes()), values])
+            })
+            .collect();
+        let s = &self.recipe.settings;
+        let all = serde_json::json!({
+            "generation": GENERATION,
+            "parent": self.parent.digest,
+            "documents": documents,
+            "disk": self.disk_size,
+            "workingDirectory": self.recipe.working_directory,
+            "cpu": self.cpu,
+            "firmware": self.firmware.as_str(),
+            "interface": s.disk.as_str(),
+            "network": s.network.as_str(),
+            "tests": self.test_firmware.iter().map(|f| f.as_str()).collect::<Vec<_>>(),
+        });
+        digest_bytes(all.to_string().as_bytes())
+    }
+
+    fn warn_of_little_space(&mut self) {
+        let Some(free) = self.guest_free.filter(|free| *free < GUEST_SPACE) else { return };
+        let span = self.recipe.volume.as_ref().map_or(self.recipe.parent.span, |v| v.span);
+        let mut findings = Findings::new(&self.recipe.source);
+        let message = format!("the guest's root has {} MiB free before the first step", free >> 20);
+        findings.warning(span, "little-space", message).help =
+            Some("more: blockDeviceMappings: [{ebs: {volumeSize: GIB}}]".into());
+        self.warnings.extend(findings.list);
+    }
+
+    /// The files that the recipe wants written; what is there is replaced.
+    pub fn exports(&self) -> impl Iterator<Item = Export> {
+        self.recipe.exports.iter().map(|e| Export {
+            format: e.format,
+            target: e.path.clone(),
+            replace: true,
+            compress: false,
+        })
+    }
+
+    /// # Errors
+    /// A file of `exports` could not be written.
+    pub fn check_exports(&self) -> Result<(), Failure> {
+        self.exports().try_for_each(|e| Ok(e.check()?))
+    }
+
+    /// # Errors
+    /// The host's disk has too little left for any build.
+    pub fn check_host_space(&self, home: &Path) -> Result<(), Failure> {
+        let free = files::free_space(home).unwrap_or(u64::MAX);
+        if free >= HOST_SPACE {
+            return Ok(());
+        }
+        let message = format!(
+            "{} has {} MiB free; a build needs {} MiB at least",
+            home.display(),
+            free >> 20,
+            HOST_SPACE >> 20
+        );
+        Err(Failure::new(FailureKind::Environment, message)
+            .hint("Free some space (kiln image list, kiln image remove NAME), or use another --home."))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,247 @@
+use super::*;
+use crate::base::Store;
+use crate::build::recipe;
+use crate::catalog::Catalog;
+use crate::catalog::home::Home;
+use crate::support::source::Source;
+use crate::support::wait::Patience;
+use std::path::PathBuf;
+use tokio_util::sync::CancellationToken;
+
+pub struct Bench {
+    folder: tempfile::TempDir,
+    catalog: Catalog,
+    bases: Store,
+}
+
+const DOCUMENT: &str = "name: site
+schemaVersion: 1.0
+parameters:
+  - Title: {type: string, default: Hello}
+  - Port: {type: string}
+phases:
+  - name: build
+    steps:
+      - {name: Write, action: ExecuteBash, inputs: {commands: [set -e, 'echo {{ Title }} {{ Port }}']}}
+  - name: validate
+    steps:
+      - {name: Check, action: ExecuteBash, inputs: {commands: [set -e, 'true']}}
+  - name: test
+    steps:
+      - {name: Fetch, action: ExecuteBash, inputs: {commands: [set -e, 'true']}}
+";
+pub const RECIPE: &str = "name: web
+version: 1.0.0
+parentImage: debian-12
+components:
+  - component: ./site.yml
+    parameters: {Port: 80}
+blockDeviceMappings: [{ebs: {volumeSize: 4}}]
+kiln: {cpu: max, testFirmware: [bios, uefi]}
+";
+
+impl Bench {
+    pub fn new() -> Bench {
+        let folder = tempfile::tempdir().unwrap();
+        let catalog = Catalog::open(Home::new(folder.path())).unwrap();
+        let base = folder.path().join("bases/debian-12-111111111111");
+        std::fs::create_dir_all(&base).unwrap();
+        std::fs::write(base.join("disk.qcow2"), "disk").unwrap();
+        let record = serde_json::json!({
+            "schema": 1, "name": "debian-12", "description": "d", "architecture": "x86_64",
+            "firmware": ["bios", "uefi"], "digest": format!("sha256:{}", "1".repeat(64)),
+            "virtualSize": 2u64 << 30, "created": 1,
+            "origin": {"kind": "packages", "suite": "s", "sources": [], "inputs": "i", "packageCount": 1},
+        });
+        std::fs::write(base.join("base.json"), record.to_string()).unwrap();
+        std::fs::write(folder.path().join("site.yml"), DOCUMENT).unwrap();
+        let bases = Store::new(folder.path());
+        Bench { folder, catalog, bases }
+    }
+
+    pub fn root(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub async fn plan(&self, text: &str, set: &[&str]) -> Result<Plan, NoPlan> {
+        let source = Source::new("recipe.yaml", text);
+        let (recipe, diagnostics) = recipe::parse(&source, self.folder.path());
+        let Some(recipe) = recipe else { return Err(NoPlan::Input(diagnostics)) };
+        let settings: Vec<Setting> = set.iter().map(|s| s.parse().unwrap()).collect();
+        let host = Host { accelerator: Accelerator::Tcg, processors: 4 };
+        let shelf = Shelf {
+            catalog: &self.catalog,
+            bases: &self.bases,
+            patience: Patience::unlimited(&CancellationToken::new()),
+        };
+        plan(recipe, diagnostics, &settings, host, &shelf).await
+    }
+
+    pub async fn good(&self, text: &str, set: &[&str]) -> Plan {
+        match self.plan(text, set).await {
+            Ok(plan) => plan,
+            Err(NoPlan::Input(list)) => panic!("{}", list.iter().map(Diagnostic::render).collect::<String>()),
+            Err(NoPlan::Failure(failure)) => panic!("{failure}"),
+        }
+    }
+
+    async fn findings(&self, text: &str, set: &[&str]) -> Vec<String> {
+        match self.plan(text, set).await {
+            Err(NoPlan::Input(list)) => list
+                .iter()
+                .map(|d| format!("{}:{}:{} {}", d.file(), d.span.line, d.span.column, d.code))
+                .collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_plan_holds_what_will_be_done() {
+    let bench = Bench::new();
+    let plan = bench.good(RECIPE, &["Title=Hi"]).await;
+    let names = |steps: &[PlannedStep]| -> Vec<String> {
+        steps.iter().map(|s| format!("{}/{}/{}", s.component_name, s.phase_name, s.step_name)).collect()
+    };
+    assert_eq!(names(&plan.provision), ["site/build/Write", "site/validate/Check"]);
+    assert_eq!(names(&plan.test), ["site/test/Fetch"]);
+    assert_eq!(plan.step_count(), 4);
+    assert_eq!((plan.disk_size, plan.vcpus, plan.firmware), (4 << 30, 1, Firmware::Bios));
+    assert_eq!(plan.test_firmware, [Firmware::Bios, Firmware::Uefi]);
+    assert_eq!(plan.components[0].value("Title"), Some("Hi"));
+    assert_eq!(plan.components[0].value("Port"), Some("80"));
+    assert!(plan.warnings.is_empty());
+}
+
+#[tokio::test]
+async fn the_inputs_digest_changes_with_what_shapes_the_image_only() {
+    let bench = Bench::new();
+    let same = bench.good(RECIPE, &[]).await.inputs;
+    assert_eq!(bench.good(RECIPE, &["site.Title=Hello"]).await.inputs, same);
+    let edited = |from: &str, to: &str| RECIPE.replace(from, to);
+    for unchanging in [edited("name: web", "name: other"), edited("cpu: max", "cpu: max, memory: 2048")] {
+        assert_eq!(bench.good(&unchanging, &[]).await.inputs, same);
+    }
+    for changing in [
+        edited("Port: 80", "Port: 81"),
+        edited("volumeSize: 4", "volumeSize: 5"),
+        edited("cpu: max", "cpu: host"),
+        edited("[bios, uefi]", "bios"),
+        edited("cpu: max", "cpu: max, network: none"),
+    ] {
+        assert_ne!(bench.good(&changing, &[]).await.inputs, same, "{changing}");
+    }
+    assert_ne!(bench.good(RECIPE, &["Title=x"]).await.inputs, same);
+    std::fs::write(bench.path("site.yml"), format!("{DOCUMENT}# a comment counts: documents are texts\n"))
+        .unwrap();
+    assert_ne!(bench.good(RECIPE, &[]).await.inputs, same);
+}
+
+#[tokio::test]
+async fn what_is_wrong_across_files_is_found_together() {
+    let bench = Bench::new();
+    std::fs::write(bench.path("bad.yml"), "name: bad\nphases: []\n").unwrap();
+    let text = "name: web
+version: 1.0.0
+parentImage: debain-12
+components:
+  - ./none.yml
+  - ./bad.yml
+  - ./site.yml
+  - hardening/1.x.x
+";
+    let found = bench.findings(text, &["Nothing=1"]).await;
+    assert!(found.contains(&"recipe.yaml:3:14 no-parent".to_owned()), "{found:?}");
+    assert!(found.contains(&"recipe.yaml:5:5 no-document".to_owned()), "{found:?}");
+    assert!(found.contains(&"recipe.yaml:7:5 bad-parameter".to_owned()), "{found:?}");
+    assert!(found.contains(&"recipe.yaml:8:5 no-component".to_owned()), "{found:?}");
+    assert!(found.iter().any(|f| f.contains("bad.yml:")), "{found:?}");
+
+    let wrong = RECIPE
+        .replace("Port: 80", "Port: [80, 81], Titel: x")
+        .replace("volumeSize: 4", "volumeSize: 1")
+        .replace("parentImage: debian-12", "parentImage: debian-12 ");
+    let found = bench.findings(&wrong, &["other.Port=1"]).await;
+    let codes: Vec<&str> = found.iter().map(|f| f.rsplit(' ').next().unwrap()).collect();
+    assert_eq!(
+        codes,
+        ["unknown-parameter", "bad-value", "bad-parameter", "bad-parameter", "too-small"],
+        "{found:?}"
+    );
+}
+
+#[tokio::test]
+async fn little_space_in_the_guest_is_a_warning() {
+    let bench = Bench::new();
+    let parent = bench.good(RECIPE, &[]).await.parent;
+    bench.catalog.adopt_file(&parent.file, "qcow2", &parent.digest).unwrap();
+    bench
+        .catalog
+        .write::<_, crate::catalog::CatalogError>(|t| {
+            t.add_artifact(&parent.artifact())?;
+            t.note_free_space(&parent.digest, 300 << 20)
+        })
+        .unwrap();
+    let plan = bench.good(RECIPE, &[]).await;
+    assert_eq!(plan.guest_free, Some((2 << 30) + (300 << 20)));
+    assert!(plan.warnings.is_empty());
+    let plan = bench.good(&RECIPE.replace("volumeSize: 4", "volumeSize: 2"), &[]).await;
+    assert_eq!(plan.warnings.iter().map(|w| w.code).collect::<Vec<_>>(), ["little-space"]);
+}
+
+#[tokio::test]
+async fn a_recipe_may_start_from_an_image_and_use_components_by_name() {
+    let bench = Bench::new();
+    let plan = bench.good(RECIPE, &[]).await;
+    let begun = crate::build::begin::begin(&bench.catalog, &plan).unwrap();
+    assert_eq!((begun.image.to_string().as_str(), begun.id.as_str()), ("web/1.0.0/1", "web-1.0.0-1"));
+    assert!(begun.folder.join("steps").is_dir());
+    let text = RECIPE.replace("debian-12", "web").replace("./site.yml", "site");
+    let codes = bench.findings(&text, &[]).await;
+    assert_eq!(codes.len(), 2, "a PENDING image is no parent: {codes:?}");
+
+    let file = bench.path("tmp/new");
+    std::fs::write(&file, "overlay").unwrap();
+    let digest = digest_bytes(b"overlay");
+    bench.catalog.store_file(&file, "qcow2", &digest).unwrap();
+    bench
+        .catalog
+        .write::<_, crate::catalog::CatalogError>(|t| {
+            t.add_artifact(&crate::catalog::artifact::Artifact {
+                digest: digest.clone(),
+                format: "qcow2".into(),
+                bytes: 7,
+                virtual_size: 4 << 30,
+                backing: Some(plan.parent.digest.clone()),
+            })?;
+            t.set_disk(begun.image.id, &digest, &begun.image.details)?;
+            t.set_status(begun.image.id, crate::model::ImageStatus::Building, None)?;
+            t.set_status(begun.image.id, crate::model::ImageStatus::Available, None)?;
+            let version = "1.0.0".parse().unwrap();
+            t.register_component(&"site".parse().unwrap(), version, "d", DOCUMENT)
+        })
+        .unwrap();
+    let child = bench.good(&text, &[]).await;
+    assert_eq!(child.parent.name, "web/1.0.0/1");
+    assert_eq!((child.parent.digest.clone(), child.parent.adopt), (digest, false));
+    assert_eq!(child.components[0].label, "site/1.0.0/1");
+    assert_ne!(child.inputs, plan.inputs);
+    crate::build::begin::begin(&bench.catalog, &child).unwrap();
+}
+
+#[test]
+fn settings_are_name_and_value() {
+    let parse = |s: &str| s.parse::<Setting>();
+    let set = parse("site/1.0.0/1.Title=a=b").unwrap();
+    assert_eq!(
+        (set.component.as_deref(), set.name.as_str(), set.value.as_str()),
+        (Some("site/1.0.0/1"), "Title", "a=b")
+    );
+    for bad in ["", "Title", "=x", ".x=1", "a.=1"] {
+        assert!(parse(bad).is_err(), "{bad}");
+    }
+}

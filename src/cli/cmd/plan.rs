@@ -1,0 +1,36 @@
+//! `kiln plan FILE`.
+
+use super::planning::{self, Recipe};
+use crate::cli::Settings;
+use crate::cli::render::{self, Format};
+use crate::model::Failure;
+use tokio_util::sync::CancellationToken;
+
+/// Show what a build of a recipe would do, and do nothing
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    recipe: Recipe,
+}
+
+pub async fn run(
+    arguments: Arguments,
+    settings: &Settings,
+    cancel: &CancellationToken,
+) -> Result<u8, Failure> {
+    let service = planning::open(settings)?;
+    let plan = planning::plan(&service, &arguments.recipe, settings, cancel).await?;
+    match settings.format {
+        Format::Human => {
+            planning::warn(&plan.warnings);
+            print!("{}", render::plan::human(&plan));
+            if let Some(image) = crate::service::build::existing(&service, &plan)? {
+                println!(
+                    "  nothing changed since {image}: a build returns it (--rebuild builds all the same)"
+                );
+            }
+        }
+        Format::Json => println!("{}", render::plan::json(&plan)),
+    }
+    Ok(0)
+}

@@ -1,0 +1,40 @@
+//! `kiln validate FILE`.
+
+use super::planning::{self, Recipe};
+use crate::cli::Settings;
+use crate::cli::render::Format;
+use crate::model::Failure;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+/// Check a recipe, its components and what they refer to; exit code 2 when something is wrong
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    recipe: Recipe,
+}
+
+pub async fn run(
+    arguments: Arguments,
+    settings: &Settings,
+    cancel: &CancellationToken,
+) -> Result<u8, Failure> {
+    let service = planning::open(settings)?;
+    let plan = planning::plan(&service, &arguments.recipe, settings, cancel).await?;
+    match settings.format {
+        Format::Human => {
+            planning::warn(&plan.warnings);
+            println!(
+                "{} is good: {} components, {} steps",
+                arguments.recipe.file.display(),
+                plan.components.len(),
+                plan.step_count()
+            );
+        }
+        Format::Json => println!(
+            "{}",
+            json!({"valid": true, "findings": plan.warnings.iter().map(|w| w.json()).collect::<Vec<_>>()})
+        ),
+    }
+    Ok(0)
+}

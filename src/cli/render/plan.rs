@@ -1,0 +1,182 @@
+//! A plan, for people and for programs.
+
+use crate::build::plan::Plan;
+use crate::component::{Iterations, PlannedStep};
+use crate::model::Stage;
+use serde_json::{Value, json};
+use std::fmt::Write;
+
+const MIB: u64 = 1 << 20;
+
+fn mib(bytes: u64) -> String {
+    match bytes / MIB {
+        n if n >= 1024 && n % 1024 == 0 => format!("{} GiB", n / 1024),
+        n if n >= 10_240 => format!("{:.1} GiB", n as f64 / 1024.0),
+        n => format!("{n} MiB"),
+    }
+}
+
+/// What each stage will do, in a line; steps follow below provision and test.
+fn stage_text(plan: &Plan, stage: Stage) -> String {
+    let s = &plan.recipe.settings;
+    match stage {
+        Stage::Prepare if plan.disk_size > plan.parent.virtual_size => {
+            format!(
+                "overlay on {}, grown from {} to {}",
+                plan.parent.name,
+                mib(plan.parent.virtual_size),
+                mib(plan.disk_size)
+            )
+        }
+        Stage::Prepare => format!("overlay on {} ({})", plan.parent.name, mib(plan.parent.virtual_size)),
+        Stage::Boot => format!(
+            "{}, {}, {} vCPU, {} MiB, cpu {}, disk {}, network {}",
+            plan.firmware,
+            plan.accelerator,
+            plan.vcpus,
+            s.memory,
+            plan.cpu,
+            s.disk.as_str(),
+            s.network.as_str()
+        ),
+        Stage::Provision => format!("{} steps", plan.provision.len()),
+        Stage::Seal => "power off, clean the disk of this machine's traces".into(),
+        Stage::Capture => "digest and keep the disk".into(),
+        Stage::Test => {
+            let firmware: Vec<&str> = plan.test_firmware.iter().map(|f| f.as_str()).collect();
+            format!("{} steps in a fresh machine under {}", plan.test.len(), firmware.join(", then "))
+        }
+        Stage::Distribute => {
+            let files: Vec<String> =
+                plan.recipe.exports.iter().map(|e| format!("{} to {}", e.format, e.path.display())).collect();
+            files.join(", ")
+        }
+    }
+}
+
+fn steps_of(plan: &Plan, stage: Stage) -> &[PlannedStep] {
+    match stage {
+        Stage::Provision => &plan.provision,
+        Stage::Test => &plan.test,
+        _ => &[],
+    }
+}
+
+pub fn human(plan: &Plan) -> String {
+    let mut t = String::new();
+    let recipe = &plan.recipe;
+    let _ =
+        writeln!(t, "{} {} from {} ({})", recipe.name, recipe.version, plan.parent.name, plan.architecture());
+    for stage in plan.route.stages() {
+        let _ = writeln!(t, "  {:<11}{}", stage.as_str(), stage_text(plan, *stage));
+        for step in steps_of(plan, *stage) {
+            let _ = writeln!(t, "             {}", step_text(step));
+        }
+    }
+    match plan.guest_free {
+        Some(free) => {
+            let _ = writeln!(t, "  free space on the guest's root before the first step: {}", mib(free));
+        }
+        None => {
+            let _ = writeln!(
+                t,
+                "  free space on the guest's root: known once a build has looked at {}",
+                plan.parent.name
+            );
+        }
+    }
+    let _ = writeln!(t, "  inputs {}", &plan.inputs[..16]);
+    t
+}
+
+fn step_text(step: &PlannedStep) -> String {
+    let mut text =
+        format!("{} {}/{} ({})", step.component_name, step.phase_name, step.step_name, step.action);
+    match step.iterations {
+        Iterations::Once => {}
+        Iterations::Times(n) => text.push_str(&format!(", {n} times")),
+        Iterations::Unknown => text.push_str(", in a loop"),
+    }
+    if step.conditional {
+        text.push_str(", on a condition");
+    }
+    text
+}
+
+pub fn json(plan: &Plan) -> Value {
+    let stages: Vec<Value> = plan
+        .route
+        .stages()
+        .iter()
+        .map(|stage| {
+            let steps: Vec<Value> = steps_of(plan, *stage).iter().map(step_json).collect();
+            json!({"stage": stage.as_str(), "text": stage_text(plan, *stage), "steps": steps})
+        })
+        .collect();
+    json!({
+        "name": plan.recipe.name.as_str(),
+        "version": plan.recipe.version.to_string(),
+        "architecture": plan.architecture().as_str(),
+        "parent": {"name": plan.parent.name, "digest": plan.parent.digest, "virtualSize": plan.parent.virtual_size},
+        "accelerator": plan.accelerator.as_str(),
+        "cpu": plan.cpu,
+        "vcpus": plan.vcpus,
+        "memoryMib": plan.recipe.settings.memory,
+        "firmware": plan.firmware.as_str(),
+        "testFirmware": plan.test_firmware.iter().map(|f| f.as_str()).collect::<Vec<_>>(),
+        "diskSize": plan.disk_size,
+        "guestFree": plan.guest_free,
+        "inputs": plan.inputs,
+        "stages": stages,
+        "warnings": plan.warnings.iter().map(|w| w.json()).collect::<Vec<_>>(),
+    })
+}
+
+fn step_json(step: &PlannedStep) -> Value {
+    json!({
+        "component": step.component_name,
+        "phase": step.phase_name,
+        "step": step.step_name,
+        "action": step.action,
+        "conditional": step.conditional,
+        "iterations": match step.iterations {
+            Iterations::Once => Some(1),
+            Iterations::Times(n) => Some(n),
+            Iterations::Unknown => None,
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::build::plan::tests::{Bench, RECIPE};
+
+    /// The text of a plan, and with it the order of everything a build does, is pinned.
+    #[tokio::test]
+    async fn a_plan_reads_as_pinned() {
+        let bench = Bench::new();
+        let text = format!("{RECIPE}  # and two files\n");
+        let text = text.replace("kiln: {", "kiln: {exports: [out/web.raw, out/web.qcow2], ");
+        let plan = bench.good(&text, &[]).await;
+        let said = human(&plan).replace(&bench.root().display().to_string(), "HOME");
+        let want = "\
+web 1.0.0 from debian-12 (x86_64)
+  prepare    overlay on debian-12, grown from 2 GiB to 4 GiB
+  boot       bios, tcg, 1 vCPU, 1024 MiB, cpu max, disk virtio, network user
+  provision  2 steps
+             site build/Write (ExecuteBash)
+             site validate/Check (ExecuteBash)
+  seal       power off, clean the disk of this machine's traces
+  capture    digest and keep the disk
+  test       1 steps in a fresh machine under bios, then uefi
+             site test/Fetch (ExecuteBash)
+  distribute raw to HOME/out/web.raw, qcow2 to HOME/out/web.qcow2
+  free space on the guest's root: known once a build has looked at debian-12
+";
+        assert_eq!(said.lines().take(12).map(|l| format!("{l}\n")).collect::<String>(), want);
+        let json = json(&plan);
+        assert_eq!(json["stages"].as_array().unwrap().len(), 7);
+        assert_eq!(json["stages"][2]["steps"][0]["step"], "Write");
+    }
+}

@@ -1,0 +1,125 @@
+//! Images: list, show, export, remove.
+
+use super::Service;
+use crate::build::details::Details;
+use crate::catalog::CatalogError;
+use crate::catalog::artifact::Artifact;
+use crate::catalog::build::Build;
+use crate::catalog::image::{Image, ImageName};
+use crate::distribute::{Export, Exported};
+use crate::model::{Failure, FailureKind};
+use crate::support::wait::Patience;
+use std::path::PathBuf;
+
+/// An image with what belongs to it.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    pub image: Image,
+    pub disk: Option<(Artifact, PathBuf)>,
+    pub builds: Vec<Build>,
+}
+
+pub fn list(service: &Service) -> Result<Vec<Shown>, Failure> {
+    service.catalog.read(|t| t.list_images())?.into_iter().map(|image| shown(service, image)).collect()
+}
+
+/// The image a user names: with a build number any, without the newest AVAILABLE one.
+pub fn find(service: &Service, name: &str) -> Result<Image, Failure> {
+    let name = parse(name)?;
+    Ok(service.catalog.read(|t| t.find_image(&name))?)
+}
+
+/// As [`find`], but falls back to the newest build whatever its status.
+pub fn show(service: &Service, name: &str) -> Result<Shown, Failure> {
+    shown(service, newest(service, name)?)
+}
+
+/// The AVAILABLE image of that name, else the newest one of any status.
+pub fn newest(service: &Service, name: &str) -> Result<Image, Failure> {
+    let name = parse(name)?;
+    Ok(service.catalog.read(|t| match t.find_image(&name) {
+        Err(CatalogError::NotFound { .. }) => t.newest_image(&name),
+        found => found,
+    })?)
+}
+
+pub fn parse(name: &str) -> Result<ImageName, Failure> {
+    name.parse().map_err(|e: String| Failure::new(FailureKind::Input, e))
+}
+
+fn shown(service: &Service, image: Image) -> Result<Shown, Failure> {
+    let (disk, builds) = service.catalog.read(|t| {
+        let disk = image.disk.as_deref().map(|d| t.artifact(d)).transpose()?;
+        Ok::<_, CatalogError>((disk, t.builds_of(image.id)?))
+    })?;
+    let disk = disk.map(|a| {
+        let path = service.catalog.artifact_path(&a);
+        (a, path)
+    });
+    Ok(Shown { image, disk, builds })
+}
+
+/// The disk of an image that can be used, and how it is booted.
+pub fn disk(service: &Service, image: &Image) -> Result<(Artifact, PathBuf, Details), Failure> {
+    let digest = image.disk.as_ref().ok_or_else(|| {
+        Failure::new(FailureKind::Conflict, format!("image {image} is {} and has no disk", image.status))
+    })?;
+    let artifact = service.catalog.read(|t| t.artifact(digest))?;
+    let path = service.catalog.artifact_path(&artifact);
+    Ok((artifact, path, Details::read(image)?))
+}
+
+/// Writes an image's disk as one file that needs nothing of kiln.
+pub async fn export(
+    service: &Service,
+    name: &str,
+    export: &Export,
+    progress: &mut (dyn FnMut(f32) + Send),
+    patience: &Patience,
+) -> Result<(Image, Exported), Failure> {
+    let image = find(service, name)?;
+    let (_, path, _) = disk(service, &image)?;
+    let exported = export.apply(&path, progress, patience).await?;
+    Ok((image, exported))
+}
+
+/// What a removal freed.
+#[derive(Clone, Debug)]
+pub struct Removed {
+    pub image: Image,
+    /// Bytes of disks that nothing stands on any more.
+    pub freed: u64,
+}
+
+/// Forgets an image, its builds' folders and every disk that nothing stands on any more.
+pub fn remove(service: &Service, name: &str) -> Result<Removed, Failure> {
+    let image = newest(service, name)?;
+    if !image.status.is_final() {
+        let message = format!("image {image} is {}: its build is going on", image.status);
+        return Err(
+            Failure::new(FailureKind::Conflict, message).hint("End the build first (Ctrl-C where it runs).")
+        );
+    }
+    let builds = service.catalog.write(|t| {
+        let builds = t.builds_of(image.id)?;
+        for build in &builds {
+            t.journal(&build.id, "removed", &format!("image {image}"))?;
+        }
+        t.delete_image(image.id)?;
+        Ok::<_, CatalogError>(builds)
+    })?;
+    for build in builds {
+        let folder = service.catalog.home().build(&build.id);
+        match std::fs::remove_dir_all(&folder) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                let message = format!("cannot remove {}: {e}", folder.display());
+                return Err(Failure::new(FailureKind::Environment, message));
+            }
+            _ => {}
+        }
+    }
+    let before = service.catalog.read(|t| t.list_artifacts())?;
+    let dropped = service.catalog.collect()?;
+    let freed = before.iter().filter(|a| dropped.contains(&a.digest)).map(|a| a.bytes).sum();
+    Ok(Removed { image, freed })
+}

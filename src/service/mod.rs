@@ -1,0 +1,43 @@
+//! L6: use cases, one file per resource. What a face (the command line, later others) calls.
+
+pub mod build;
+pub mod component;
+pub mod image;
+pub mod log;
+
+use crate::base::Store;
+use crate::build::plan::{Host, Shelf};
+use crate::build::recover::{self, Reconciled};
+use crate::catalog::Catalog;
+use crate::catalog::home::Home;
+use crate::model::Failure;
+use crate::support::wait::Patience;
+use std::path::Path;
+use std::sync::Arc;
+
+/// One home folder, opened.
+pub struct Service {
+    pub catalog: Arc<Catalog>,
+    pub bases: Store,
+    /// What dead kilns had left, now in order.
+    pub reconciled: Vec<Reconciled>,
+}
+
+impl Service {
+    /// Opens a home folder and puts in order what builds of dead kilns left.
+    pub fn open(home: &Path) -> Result<Service, Failure> {
+        let catalog = Catalog::open(Home::new(home))?;
+        let reconciled = recover::reconcile(&catalog)?;
+        Ok(Service { catalog: Arc::new(catalog), bases: Store::new(home), reconciled })
+    }
+
+    fn shelf<'a>(&'a self, patience: &Patience) -> Shelf<'a> {
+        Shelf { catalog: &self.catalog, bases: &self.bases, patience: patience.clone() }
+    }
+}
+
+/// The processors of this machine that kiln may use.
+pub fn host(accelerator: crate::machine::Accelerator) -> Host {
+    let processors = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+    Host { accelerator, processors }
+}

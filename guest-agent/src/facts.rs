@@ -60,11 +60,15 @@ fn uptime_ms() -> u64 {
 
 fn os_release() -> Vec<(String, String)> {
     let text = ["/etc/os-release", "/usr/lib/os-release"].into_iter().map(text).find(|t| !t.is_empty());
+    pairs(&text.unwrap_or_default())
+}
+
+fn pairs(text: &str) -> Vec<(String, String)> {
     let pair = |line: &str| {
         let (name, value) = line.trim().split_once('=')?;
         (!name.starts_with('#')).then(|| (name.to_owned(), value.trim_matches(['"', '\'']).to_owned()))
     };
-    text.unwrap_or_default().lines().filter_map(pair).collect()
+    text.lines().filter_map(pair).collect()
 }
 
 /// A small text file without the white space at its end, cut at the limit; empty when it cannot be read.
@@ -74,4 +78,14 @@ fn text(path: &str) -> String {
     text.truncate(end);
     text.truncate(text.trim_end().len());
     text
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn os_release_is_pairs_without_quotes() {
+        let text = "NAME=\"Debian GNU/Linux\"\n# NOT=this\n\nID=debian\nX='a=b'\nnonsense\n";
+        let expected = [("NAME", "Debian GNU/Linux"), ("ID", "debian"), ("X", "a=b")];
+        assert_eq!(super::pairs(text), expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
+    }
 }

@@ -234,3 +234,15 @@ pub fn trim(target: &str) -> Outcome<Reply> {
     unsafe { ioctl(&folder, Updater::<FITRIM, Range>::new(&mut range)) }.during("trim", target)?;
     Ok(Reply::Written { bytes: range.length })
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn paths_of_the_mount_table_are_unescaped() {
+        let cases =
+            [("/mnt/a\\040b", "/mnt/a b"), ("\\134", "\\"), ("a\\0", "a\\0"), ("\\", "\\"), ("/mnt", "/mnt")];
+        for (written, meant) in cases {
+            assert_eq!(super::unescape(written), meant);
+        }
+    }
+}

@@ -58,3 +58,16 @@ fn module_name(path: &str) -> String {
     let file = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
     file.split('.').next().unwrap_or_default().replace('-', "_")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::module_name;
+
+    #[test]
+    fn a_module_is_named_by_its_file() {
+        for path in ["kernel/fs/xfs/xfs.ko", "/modules/xfs.ko.xz", "xfs.ko.zst\n"] {
+            assert_eq!(module_name(path), "xfs");
+        }
+        assert_eq!(module_name("kernel/drivers/char/virtio-rng.ko"), "virtio_rng");
+    }
+}

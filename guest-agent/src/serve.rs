@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,40 @@ pub enum End {
     Lost(String),
 }
 
-type Requests = Arc<Mutex<HashMap<u32, Arc<Request>>>>;
+/// Requests at work, by their id.
+#[derive(Default)]
+struct Requests {
+    table: Mutex<HashMap<u32, Arc<Request>>>,
+    left: Condvar,
+}
+
+impl Requests {
+    fn get(&self, id: u32) -> Option<Arc<Request>> {
+        self.table.lock().unwrap().get(&id).cloned()
+    }
+
+    /// False: there are too many already.
+    fn enter(&self, request: &Arc<Request>) -> bool {
+        let mut table = self.table.lock().unwrap();
+        let room = table.len() < MOST_REQUESTS;
+        if room {
+            table.insert(request.id, request.clone());
+        }
+        room
+    }
+
+    fn leave(&self, id: u32) {
+        self.table.lock().unwrap().remove(&id);
+        self.left.notify_all();
+    }
+
+    /// Ends all that is at work, and waits for it.
+    fn wind_down(&self) {
+        let table = self.table.lock().unwrap();
+        table.values().for_each(|request| request.cancel(Cancel::LinkLost));
+        let _ = self.left.wait_timeout_while(table, WIND_DOWN, |table| !table.is_empty());
+    }
+}
 
 /// Serves one connection to its end. Nothing that it started for a request still runs afterwards.
 pub fn serve(link: Link, identity: &Identity) -> End {
@@ -52,7 +85,7 @@ pub fn serve(link: Link, identity: &Identity) -> End {
         let (link, over) = (link.clone(), over.clone());
         thread::spawn(move || beats(&link, beat, &over))
     };
-    let requests = Requests::default();
+    let requests = Arc::new(Requests::default());
     let reason = loop {
         let step = reader.next().and_then(|frame| dispatch(frame, &link, &requests, identity.mode));
         if let Err(reason) = step {
@@ -62,7 +95,7 @@ pub fn serve(link: Link, identity: &Identity) -> End {
     link.give_up();
     over.store(true, Ordering::SeqCst);
     heart.thread().unpark();
-    wind_down(&requests);
+    requests.wind_down();
     End::Lost(reason)
 }
 
@@ -114,8 +147,8 @@ fn beats(link: &Link, every: Duration, over: &AtomicBool) {
 }
 
 /// An error ends the connection. A request that is over already is no error: the two ends may cross.
-fn dispatch(frame: Frame, link: &Arc<Link>, requests: &Requests, mode: Mode) -> Result<(), String> {
-    let known = requests.lock().unwrap().get(&frame.id).cloned();
+fn dispatch(frame: Frame, link: &Arc<Link>, requests: &Arc<Requests>, mode: Mode) -> Result<(), String> {
+    let known = requests.get(frame.id);
     match frame.kind {
         Kind::Control => {}
         Kind::Input => {
@@ -155,24 +188,18 @@ fn dispatch(frame: Frame, link: &Arc<Link>, requests: &Requests, mode: Mode) -> 
     }
 }
 
-fn begin(id: u32, operation: Operation, link: &Arc<Link>, requests: &Requests, mode: Mode) {
+fn begin(id: u32, operation: Operation, link: &Arc<Link>, requests: &Arc<Requests>, mode: Mode) {
     let request = Arc::new(Request::new(id, link.clone()));
-    let turn_away = |why: String| {
-        request.finish(&FromAgent::Failed(failed(ErrorKind::Io, why)));
-    };
-    {
-        let mut requests = requests.lock().unwrap();
-        if requests.len() >= MOST_REQUESTS {
-            return turn_away(format!("{MOST_REQUESTS} requests are at work already"));
-        }
-        requests.insert(id, request.clone());
+    let turn_away = |why: String| request.finish(&FromAgent::Failed(failed(ErrorKind::Io, why)));
+    if !requests.enter(&request) {
+        return turn_away(format!("{MOST_REQUESTS} requests are at work already"));
     }
     let work = {
         let (request, requests, link) = (request.clone(), requests.clone(), link.clone());
         move || {
             let answer = operation::perform(&request, operation, mode);
             // Out of the table first: the host may use the answer to ask again at once.
-            requests.lock().unwrap().remove(&id);
+            requests.leave(id);
             request.finish(&answer.message);
             if let Some(afterwards) = answer.afterwards {
                 link.flush();
@@ -181,19 +208,7 @@ fn begin(id: u32, operation: Operation, link: &Arc<Link>, requests: &Requests, m
         }
     };
     if let Err(e) = thread::Builder::new().stack_size(STACK).spawn(work) {
-        requests.lock().unwrap().remove(&id);
+        requests.leave(id);
         turn_away(format!("start a thread: {e}"));
-    }
-}
-
-fn wind_down(requests: &Requests) {
-    let limit = Instant::now() + WIND_DOWN;
-    loop {
-        let left: Vec<Arc<Request>> = requests.lock().unwrap().values().cloned().collect();
-        if left.is_empty() || Instant::now() > limit {
-            return;
-        }
-        left.iter().for_each(|request| request.cancel(Cancel::LinkLost));
-        thread::sleep(Duration::from_millis(10));
     }
 }

@@ -42,9 +42,12 @@ fn find(file: &str, name: &str) -> Outcome<Option<String>> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(e).during("read", file),
     };
-    let text = String::from_utf8_lossy(&text);
+    Ok(line_of(&String::from_utf8_lossy(&text), name).map(str::to_owned))
+}
+
+fn line_of<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let with = |column| text.lines().find(|line| line.split(':').nth(column) == Some(name));
-    Ok(with(0).or_else(|| with(2)).map(str::to_owned))
+    with(0).or_else(|| with(2))
 }
 
 fn number(line: &str, column: usize) -> Outcome<u32> {
@@ -54,4 +57,18 @@ fn number(line: &str, column: usize) -> Outcome<u32> {
 
 fn unknown(what: &str, name: &str) -> kiln_protocol::message::Failed {
     failed(ErrorKind::Invalid, format!("there is no {what} `{name}` in the guest"))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn names_come_before_numbers() {
+        let text = "root:x:0:0::/root:/bin/sh\nab:x:1000:1000::/:/bin/sh\n1000:x:7:8::/:/bin/sh\n";
+        let uid = |name| super::line_of(text, name).map(|line| super::number(line, 2).unwrap());
+        assert_eq!(
+            (uid("ab"), uid("1000"), uid("0"), uid("x"), uid("")),
+            (Some(1000), Some(7), Some(0), None, None)
+        );
+        assert!(super::number("a:b:c", 2).is_err() && super::number("a", 2).is_err());
+    }
 }

@@ -117,6 +117,14 @@ struct Extent {
     filename: Option<String>,
 }
 
+fn tool(limits: Option<Limits>) -> Tool {
+    let tool = Tool::new("qemu-img");
+    match limits {
+        Some(limits) => tool.limits(limits),
+        None => tool,
+    }
+}
+
 /// The name of a format in QEMU's own words.
 fn driver(format: Format) -> &'static str {
     match format {
@@ -207,10 +215,23 @@ pub async fn convert(
     progress: &mut (dyn FnMut(f32) + Send),
     patience: &Patience,
 ) -> Result<(), DiskError> {
+    convert_within((source, source_format), (target, target_format), compression, None, progress, patience)
+        .await
+}
+
+/// As [`convert`], the tool under `limits`.
+pub(super) async fn convert_within(
+    (source, source_format): (&Path, Format),
+    (target, target_format): (&Path, Format),
+    compression: Option<Compression>,
+    limits: Option<Limits>,
+    progress: &mut (dyn FnMut(f32) + Send),
+    patience: &Patience,
+) -> Result<(), DiskError> {
     let (source, target) = (absolute(source)?, absolute(target)?);
     let compressed =
         target_format == Format::Vmdk || (target_format == Format::Qcow2 && compression.is_some());
-    let needed = measure(&source, source_format, patience).await?;
+    let needed = measure(&source, source_format, limits, patience).await?;
     let needed = if compressed { needed / BEST_COMPRESSION } else { needed };
     let io = |source| DiskError::Io { path: target.clone(), source };
     let free = files::free_space(&target).map_err(io)?;
@@ -218,7 +239,7 @@ pub async fn convert(
         return Err(DiskError::NoSpace { path: target, needed: needed + SPACE_MARGIN, free });
     }
     let staged = Staged::new(&target).map_err(io)?;
-    let tool = Tool::new("qemu-img")
+    let tool = tool(limits)
         .args(["convert", "-p", "-f", driver(source_format)])
         .args(target_arguments(target_format, compression))
         .arg(&source)
@@ -234,12 +255,17 @@ pub async fn convert(
 }
 
 /// Bytes that the disk's data takes, zeroes not counted.
-async fn measure(path: &Path, format: Format, patience: &Patience) -> Result<u64, DiskError> {
+async fn measure(
+    path: &Path,
+    format: Format,
+    limits: Option<Limits>,
+    patience: &Patience,
+) -> Result<u64, DiskError> {
     #[derive(Deserialize)]
     struct Measured {
         required: u64,
     }
-    let output = Tool::new("qemu-img")
+    let output = tool(limits)
         .args(["measure", "--output=json", "-O", "qcow2", "-f", driver(format)])
         .arg(path)
         .run(patience)
@@ -287,7 +313,7 @@ pub async fn check(path: &Path, format: Format, patience: &Patience) -> Result<C
         return Ok(Check { leaks: false });
     }
     let path = absolute(path)?;
-    let tool = Tool::new("qemu-img").args(["check", "-q", "-f", driver(format)]).arg(&path);
+    let tool = Tool::new("qemu-img").args(["check", "-q", "-f", driver(format)]).arg(&path).limits(LIMITS);
     match tool.run(patience).await {
         Ok(_) => Ok(Check { leaks: false }),
         Err(CommandError::Failed { status, .. }) if status.code() == Some(3) => Ok(Check { leaks: true }),

@@ -4,10 +4,12 @@
 //! Every open names its format: a guest that writes a qcow2 header into its raw disk changes nothing.
 
 pub mod filesystem;
+mod foreign;
 pub mod gpt;
 mod image;
 
 pub use crate::model::DiskFormat as Format;
+pub use foreign::{ForeignError, take_in};
 pub use image::{
     Check, Compression, DiskError, Info, check, convert, create_overlay, info, rename_backing, sha256,
 };

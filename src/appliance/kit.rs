@@ -12,7 +12,8 @@ use sha2::{Digest, Sha256};
 use super::kernel::{self, KernelError};
 use crate::guest::agent;
 use crate::guest::inject::cpio::Archive;
-use crate::model::Architecture;
+use crate::model::{Architecture, FailureKind};
+use crate::support::command::CommandError;
 use crate::support::files::write_atomic;
 use crate::support::wait::Patience;
 
@@ -32,6 +33,19 @@ pub enum KitError {
     Kernel(#[from] KernelError),
     #[error("{} cannot be made", path.display())]
     File { path: PathBuf, source: io::Error },
+}
+
+impl KitError {
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            KitError::NoAgent(_) | KitError::File { .. } => FailureKind::Environment,
+            KitError::Kernel(KernelError::Impatience(e)) => e.into(),
+            KitError::Kernel(KernelError::Apt { source: CommandError::Stopped { source, .. }, .. }) => {
+                source.into()
+            }
+            KitError::Kernel(_) => FailureKind::Environment,
+        }
+    }
 }
 
 impl Kit {

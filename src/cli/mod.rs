@@ -7,6 +7,8 @@ mod render;
 mod settings;
 
 use clap::{CommandFactory, Parser};
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
 
@@ -50,7 +52,7 @@ pub struct Global {
 
 /// Everything `main` does; returns the process's exit code.
 pub fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let arguments = match Arguments::try_parse_from(called_as(std::env::args_os())) {
         Ok(arguments) => arguments,
         Err(e) => {
             let usage = e.use_stderr();
@@ -66,6 +68,16 @@ pub fn main() -> ExitCode {
             ExitCode::from(exit::code(failure.kind))
         }
     }
+}
+
+/// Called as `awstoe` (a link to kiln), the words are those of `kiln component`, and results are JSON.
+fn called_as(words: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut words: Vec<OsString> = words.collect();
+    let name = words.first().and_then(|w| Path::new(w).file_name());
+    if name.is_some_and(|n| n == "awstoe") {
+        words.splice(1..1, ["--format", "json", "component"].map(OsString::from));
+    }
+    words
 }
 
 fn run(arguments: Arguments) -> Result<u8, crate::model::Failure> {
@@ -95,5 +107,15 @@ mod tests {
     #[test]
     fn the_command_tree_is_sound() {
         super::command().debug_assert();
+    }
+
+    #[test]
+    fn a_link_named_awstoe_takes_its_words() {
+        let words = |all: &[&str]| super::called_as(all.iter().map(Into::into)).join(" ".as_ref());
+        assert_eq!(
+            words(&["/usr/bin/awstoe", "run", "-d", "a"]),
+            "/usr/bin/awstoe --format json component run -d a"
+        );
+        assert_eq!(words(&["kiln", "doctor"]), "kiln doctor");
     }
 }

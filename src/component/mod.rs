@@ -11,11 +11,15 @@ mod decode;
 mod document;
 mod encoding;
 pub mod expression;
+pub mod library;
 pub mod loops;
 mod name;
 mod plan;
 pub mod provider;
+pub mod records;
 pub mod run;
+pub mod schema;
+pub mod standalone;
 
 pub use bind::{BindError, Component, Strictness};
 pub use document::{

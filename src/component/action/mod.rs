@@ -181,7 +181,19 @@ pub(super) async fn perform(verb: Verb, step: &mut Context<'_>, items: &[Item]) 
             Verb::SetFilePermissions => set_file_permissions::run(step, item).await?,
             Verb::SetFolderOwner => set_folder_owner::run(step, item).await?,
             Verb::SetFolderPermissions => set_folder_permissions::run(step, item).await?,
-            other => return Err(StepError::failed(format!("{other:?} cannot be run by this kiln yet"))),
+            Verb::ExecutePowerShell | Verb::InstallMSI | Verb::UninstallMSI | Verb::SetRegistry => {
+                let message = format!("{verb:?} needs a Windows guest, which this kiln cannot drive yet");
+                return Err(StepError::failed(message));
+            }
+            Verb::S3Download | Verb::S3Upload | Verb::WebDownload => {
+                return Err(StepError::failed(format!("{verb:?} cannot be run by this kiln yet")));
+            }
+            Verb::Assert
+            | Verb::ExecuteBash
+            | Verb::ExecuteBinary
+            | Verb::ExecuteDocument
+            | Verb::Reboot
+            | Verb::UpdateOS => unreachable!("run above, or by the runner itself"),
         });
     }
     Ok(Done::with(outputs))

@@ -35,6 +35,11 @@ impl Secrets {
         self.values().iter().fold(text.to_owned(), |t, s| t.replace(s.as_str(), MASK))
     }
 
+    /// Whether a secret is in the text.
+    pub fn are_in(&self, text: &str) -> bool {
+        self.values().iter().any(|s| text.contains(s.as_str()))
+    }
+
     fn longest(&self) -> usize {
         self.values().first().map_or(0, String::len)
     }

@@ -318,6 +318,8 @@ impl Runner<'_> {
             ended.status = Status::IgnoredFailure;
         }
         ended.message = self.secrets.mask(&ended.message);
+        // Chaining needs the values as they are; what is written down for people must not show them.
+        let silent = silent || mentions_secret(&ended, self.secrets);
         let place = place(planned, state.cursor.next);
         self.observer.event(&Event::StepEnded {
             place,
@@ -377,6 +379,19 @@ enum Stepped {
     Ended { go_on: bool },
     Stopped(Box<Failure>),
     Reboot(RebootWish),
+}
+
+fn mentions_secret(ended: &Ended, secrets: &Secrets) -> bool {
+    fn within(value: &serde_json::Value, secrets: &Secrets) -> bool {
+        match value {
+            serde_json::Value::String(text) => secrets.are_in(text),
+            serde_json::Value::Array(items) => items.iter().any(|v| within(v, secrets)),
+            serde_json::Value::Object(fields) => fields.values().any(|v| within(v, secrets)),
+            _ => false,
+        }
+    }
+    ended.inputs.iter().flatten().any(|(_, v)| within(v, secrets))
+        || ended.outputs.iter().flatten().any(|(_, o)| secrets.are_in(&o.text))
 }
 
 fn place(planned: &PlannedStep, index: usize) -> Place<'_> {

@@ -233,7 +233,7 @@ impl Status {
 }
 
 /// Outputs of several items or iterations as one: values joined by line ends, lists of files by commas.
-pub(super) fn join(all: &[Outputs]) -> Outputs {
+pub fn join(all: &[Outputs]) -> Outputs {
     let mut joined: Outputs = Vec::new();
     for outputs in all {
         for (name, output) in outputs {

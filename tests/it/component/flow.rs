@@ -323,6 +323,8 @@ phases:
         "7 here $HOME BUILDING build.Refs linux\np p i-1\nlogin with hunter22"
     );
     assert!(rig.watch.told.contains(&"out login with ******".to_owned()), "{:?}", rig.watch.told);
+    let detailed = kiln::component::records::detailed_output(&report.state);
+    assert!(!detailed.contains("hunter22"), "{detailed}");
     assert_eq!(output(&report, "Inputs", "stdout"), rig.path("here"));
     let unset = report.state.steps().last().unwrap();
     assert!(unset.message.contains("no `NOPE`"), "{}", unset.message);

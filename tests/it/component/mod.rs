@@ -3,5 +3,9 @@
 mod actions;
 mod diagnostics;
 mod flow;
+mod hostile;
 mod reboots;
 mod rig;
+mod standalone;
+mod update_os;
+mod windows;

@@ -1,9 +1,11 @@
 //! `kiln component ...`: component documents without an image.
 
-mod add;
+mod library;
+mod run;
 mod validate;
 
 use crate::cli::Settings;
+use crate::component;
 use crate::model::Failure;
 use tokio_util::sync::CancellationToken;
 
@@ -16,21 +18,30 @@ pub struct Arguments {
 
 #[derive(clap::Subcommand)]
 enum Verb {
-    Add(add::Arguments),
-    /// List registered components
-    List,
+    List(library::ListArguments),
+    Show(library::ShowArguments),
+    Run(run::Arguments),
+    Schema(SchemaArguments),
     Validate(validate::Arguments),
 }
+
+/// Print the JSON Schema of component documents, for editors
+#[derive(clap::Args)]
+struct SchemaArguments {}
 
 pub async fn run(
     arguments: Arguments,
     settings: &Settings,
     cancel: &CancellationToken,
 ) -> Result<u8, Failure> {
-    let _ = cancel;
     match arguments.verb {
-        Verb::Add(arguments) => add::run(arguments, settings),
-        Verb::List => add::list(settings),
+        Verb::List(arguments) => library::list(arguments, settings),
+        Verb::Show(arguments) => library::show(arguments),
+        Verb::Run(arguments) => run::run(arguments, settings, cancel).await,
+        Verb::Schema(SchemaArguments {}) => {
+            println!("{:#}", component::schema::schema());
+            Ok(0)
+        }
         Verb::Validate(arguments) => validate::run(arguments, settings),
     }
 }

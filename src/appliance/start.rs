@@ -1,0 +1,117 @@
+//! From a kit to an appliance that answers, and to its end.
+
+use std::path::Path;
+use std::time::Duration;
+
+use kiln_protocol::message::{Operation, PowerAction};
+
+use super::{ApplianceError, Kit};
+use crate::guest::session::{Expect, Session};
+use crate::guest::{GuestFiles, nonce};
+use crate::machine::{Accelerator, DirectKernel, Disk, Exit, Machine, MachineSpec};
+use crate::model::{Architecture, Firmware};
+use crate::support::wait::Patience;
+
+const MEMORY_MIB: u32 = 512;
+
+/// From power-on to its greeting it takes 2 s; under emulation on a host that is busy, many times that.
+const START_LIMIT: Duration = Duration::from_secs(120);
+
+/// Going down is unmounting.
+const END_LIMIT: Duration = Duration::from_secs(120);
+
+const CONSOLE_LINES: usize = 20;
+
+/// kiln's own small guest, running. Dropped, its machine is killed.
+pub struct Appliance {
+    machine: Machine,
+    session: Session,
+    /// The first disk's device in the appliance, as `/dev/vda`.
+    pub(super) disk: String,
+}
+
+impl Appliance {
+    /// Boots the kit with `disks`; the first one is the disk that jobs work on.
+    ///
+    /// `folder` is the machine's own: its console is recorded there.
+    pub async fn start(
+        kit: &Kit,
+        mut disks: Vec<Disk>,
+        accelerator: Accelerator,
+        folder: &Path,
+        patience: &Patience,
+    ) -> Result<Appliance, ApplianceError> {
+        let first = disks.first_mut().expect("an appliance has a disk to work on");
+        let serial = first.serial.get_or_insert_with(|| "disk".into()).clone();
+        let nonce = nonce().map_err(|e| ApplianceError::File { path: "/dev/urandom".into(), source: e })?;
+        let spec = MachineSpec {
+            memory_mib: MEMORY_MIB,
+            firmware: Firmware::Bios,
+            kernel: Some(DirectKernel {
+                kernel: kit.kernel.clone(),
+                initrd: Some(kit.initrd.clone()),
+                command_line: command_line(kit.architecture, &nonce),
+            }),
+            disks,
+            ..MachineSpec::new("kiln-appliance", kit.architecture, accelerator)
+        };
+        let machine = Machine::start(&spec, folder, patience).await?;
+        let link = machine.agent_link().expect("a machine has its link until somebody takes it");
+        let patience = patience.at_most(START_LIMIT);
+        let session = tokio::select! {
+            session = Session::connect(link, Expect::new(nonce), &patience) => session,
+            exit = machine.wait_exit(&patience) => {
+                return Err(ApplianceError::NotUp { exit: exit?, console: machine.console_tail(CONSOLE_LINES) });
+            }
+        };
+        let session = match session {
+            Ok(session) => session,
+            Err(source) => return Err(silent(&machine, source).await),
+        };
+        let devices =
+            session.devices(&patience).await.map_err(ApplianceError::during("listing its disks"))?;
+        let disk = devices.into_iter().find(|d| d.serial.as_deref() == Some(&serial));
+        let disk = disk.map(|d| d.path).expect("the kernel has a driver for both kinds of disks");
+        Ok(Appliance { machine, session, disk })
+    }
+
+    /// The guest that it is: everything of [`crate::guest::Guest`] but a reboot.
+    pub fn guest(&self) -> &Session {
+        &self.session
+    }
+
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// Unmounts what is mounted and powers off. The disks are whole when this returns `Ok`.
+    pub async fn shutdown(self, patience: &Patience) -> Result<(), ApplianceError> {
+        let patience = patience.at_most(END_LIMIT);
+        let down = Operation::Power { action: PowerAction::PowerOff };
+        self.session.act(down, &patience).await.map_err(ApplianceError::during("going down"))?;
+        match self.machine.wait_exit(&patience).await? {
+            Exit::GuestShutdown => Ok(()),
+            other => Err(ApplianceError::Ended(other)),
+        }
+    }
+}
+
+fn command_line(architecture: Architecture, nonce: &str) -> String {
+    let console = match architecture {
+        Architecture::X86_64 => "ttyS0",
+        Architecture::Aarch64 => "ttyAMA0",
+    };
+    // A panic is a reset, and a reset the end; what mitigations protect is not in there.
+    format!("console={console} quiet loglevel=3 panic=-1 mitigations=off kiln.nonce={nonce}")
+}
+
+/// A link that breaks is mostly a machine that ends: then the end is what to tell.
+async fn silent(machine: &Machine, source: crate::guest::GuestError) -> ApplianceError {
+    let moment = Patience::new(Duration::from_secs(2), &Default::default());
+    let exit = machine.wait_exit(&moment).await;
+    let console = machine.console_tail(CONSOLE_LINES);
+    match exit {
+        Ok(exit) => ApplianceError::NotUp { exit, console },
+        Err(_) => ApplianceError::Silent { source, console },
+    }
+}

@@ -1,0 +1,144 @@
+//! `kiln component run`, with the flags of awstoe.
+
+use crate::cli::Settings;
+use crate::component::provider::{Nothing, Provider, Values};
+use crate::component::standalone::{
+    self, Config, ConfigError, Given, Request, StandaloneError, parse_parameters,
+};
+use crate::guest::link::local::LocalGuest;
+use crate::model::{Failure, FailureKind};
+use crate::support::wait::Patience;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Run documents on this machine, as awstoe would; exit code 194 asks for a reboot and the same command again
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Documents, with commas between them
+    #[arg(long, short, value_delimiter = ',', value_name = "FILE,...", required_unless_present = "config")]
+    documents: Vec<PathBuf>,
+    /// Settings file (JSON), instead of --documents and --parameters
+    #[arg(long, short, value_name = "FILE", conflicts_with_all = ["documents", "parameters"])]
+    config: Option<PathBuf>,
+    /// Parameters of the documents: NAME=VALUE,NAME=VALUE
+    #[arg(long, value_name = "NAME=VALUE,...")]
+    parameters: Option<String>,
+    /// Phases to run [default: all]
+    #[arg(long, short, value_delimiter = ',', value_name = "PHASE,...")]
+    phases: Vec<String>,
+    /// Actions that may not be used
+    #[arg(long, value_delimiter = ',', value_name = "ACTION,...")]
+    blocked_action_modules: Vec<String>,
+    /// Id of the run [default: a new one]
+    #[arg(long, short = 'i', value_name = "ID")]
+    execution_id: Option<String>,
+    /// Where an interrupted run is kept, and taken up [default: in kiln's home]
+    #[arg(long, short, value_name = "DIR")]
+    state_directory: Option<PathBuf>,
+    /// In which the log folder TOE_... is made
+    #[arg(long, short, value_name = "DIR")]
+    log_directory: Option<PathBuf>,
+    /// Where scripts run and relative paths count from
+    #[arg(long, value_name = "DIR", default_value = "/tmp")]
+    working_directory: PathBuf,
+    /// Values of {{ aws:ssm: }} and {{ aws:imds: }} (JSON)
+    #[arg(long, value_name = "FILE")]
+    values: Option<PathBuf>,
+    /// Also tell on stderr what goes to console.log
+    #[arg(long, short)]
+    trace: bool,
+    #[command(flatten)]
+    elsewhere: Elsewhere,
+}
+
+/// Flags of awstoe for logs in AWS: there is nothing here that they could do.
+#[derive(clap::Args)]
+struct Elsewhere {
+    #[arg(long, hide = true)]
+    document_s3_bucket_owner: Option<String>,
+    #[arg(long, short = 'b', hide = true)]
+    log_s3_bucket_name: Option<String>,
+    #[arg(long, hide = true)]
+    log_s3_bucket_owner: Option<String>,
+    #[arg(long, short = 'k', hide = true)]
+    log_s3_key_prefix: Option<String>,
+    #[arg(long, hide = true)]
+    cw_log_group: Option<String>,
+    #[arg(long, hide = true)]
+    cw_log_stream: Option<String>,
+    #[arg(long, hide = true)]
+    cw_log_region: Option<String>,
+    #[arg(long, hide = true)]
+    cw_ignore_failures: bool,
+}
+
+impl Elsewhere {
+    fn given(&self) -> Option<&'static str> {
+        let all = [
+            ("--document-s3-bucket-owner", self.document_s3_bucket_owner.is_some()),
+            ("--log-s3-bucket-name", self.log_s3_bucket_name.is_some()),
+            ("--log-s3-bucket-owner", self.log_s3_bucket_owner.is_some()),
+            ("--log-s3-key-prefix", self.log_s3_key_prefix.is_some()),
+            ("--cw-log-group", self.cw_log_group.is_some()),
+            ("--cw-log-stream", self.cw_log_stream.is_some()),
+            ("--cw-log-region", self.cw_log_region.is_some()),
+            ("--cw-ignore-failures", self.cw_ignore_failures),
+        ];
+        all.into_iter().find(|(_, given)| *given).map(|(name, _)| name)
+    }
+}
+
+pub async fn run(
+    arguments: Arguments,
+    settings: &Settings,
+    cancel: &CancellationToken,
+) -> Result<u8, Failure> {
+    let input = |e: ConfigError| Failure::from_error(FailureKind::Input, &e);
+    let provider: Box<dyn Provider> = match &arguments.values {
+        Some(path) => Box::new(Values::load(path).map_err(|e| Failure::new(FailureKind::Input, e))?),
+        None => Box::new(Nothing),
+    };
+    let request = request(arguments, settings).map_err(input)?;
+    let start = Patience::new(Duration::from_secs(60), cancel);
+    let guest =
+        LocalGuest::start(&start).await.map_err(|e| Failure::from_error(FailureKind::Environment, &e))?;
+    let patience = Patience::unlimited(cancel);
+    let outcome = match standalone::run(&request, provider.as_ref(), &guest, &patience).await {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            if let StandaloneError::Invalid(findings) = &error {
+                findings.iter().for_each(|d| eprintln!("{}", d.render()));
+            }
+            return Err(error.into());
+        }
+    };
+    let text = serde_json::to_string_pretty(&outcome.summary)
+        .map_err(|e| Failure::from_error(FailureKind::Internal, &e))?;
+    println!("{text}");
+    Ok(outcome.exit_code())
+}
+
+fn request(arguments: Arguments, settings: &Settings) -> Result<Request, ConfigError> {
+    if let Some(name) = arguments.elsewhere.given() {
+        return Err(ConfigError::NoEffect(name.to_owned()));
+    }
+    let config = arguments.config.as_deref().map(Config::load).transpose()?.unwrap_or_default();
+    let given = |path: PathBuf| Given { path, parameters: Vec::new() };
+    let or = |flag: Vec<String>, file: Vec<String>| if flag.is_empty() { file } else { flag };
+    let home = || settings.home.join("component-runs");
+    Ok(Request {
+        documents: config.documents.into_iter().chain(arguments.documents.into_iter().map(given)).collect(),
+        parameters: match &arguments.parameters {
+            Some(text) => parse_parameters(text)?,
+            None => config.parameters,
+        },
+        phases: or(arguments.phases, config.phases),
+        blocked: arguments.blocked_action_modules,
+        execution_id: arguments.execution_id.or(config.execution_id),
+        state_directory: arguments.state_directory.or(config.state_directory).unwrap_or_else(home),
+        log_directory: arguments.log_directory.or(config.log_directory).unwrap_or_else(|| ".".into()),
+        working_directory: arguments.working_directory,
+        trace: arguments.trace || config.trace,
+    })
+}

@@ -1,0 +1,223 @@
+//! The stand-alone runner: result files, exit codes, going on after a reboot.
+//!
+//! After a change that is meant: `KILN_BLESS=1 cargo test --test it standalone`, then read the diff.
+
+use super::rig::patience;
+use kiln::component::provider::Nothing;
+use kiln::component::standalone::{self, Given, Outcome, Request, StandaloneError};
+use kiln::guest::link::local::LocalGuest;
+use std::path::{Path, PathBuf};
+
+struct Runner {
+    folder: tempfile::TempDir,
+    request: Request,
+}
+
+impl Runner {
+    fn new(text: &str) -> Runner {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::create_dir(at("work")).unwrap();
+        std::fs::write(at("doc.yml"), text).unwrap();
+        let request = Request {
+            documents: vec![Given { path: at("doc.yml"), parameters: Vec::new() }],
+            state_directory: at("state"),
+            log_directory: at("logs"),
+            working_directory: at("work"),
+            ..Request::default()
+        };
+        Runner { folder, request }
+    }
+
+    async fn run(&self) -> Result<Outcome, StandaloneError> {
+        let guest = LocalGuest::start(&patience()).await.unwrap();
+        standalone::run(&self.request, &Nothing, &guest, &patience()).await
+    }
+
+    fn state(&self) -> PathBuf {
+        self.request.state_directory.join("interrupted-run.json")
+    }
+
+    /// `detailedoutput.json` without times, ids and the folder.
+    fn detailed(&self, outcome: &Outcome) -> String {
+        let text = std::fs::read_to_string(outcome.folder.join("detailedoutput.json")).unwrap();
+        let lines = text.lines().map(|line| match line.split_once("\": \"") {
+            Some((key, _)) if key.ends_with("Time") => format!("{key}\": \"TIME\","),
+            Some((key, _)) if key.ends_with("\"executionId") => format!("{key}\": \"ID\","),
+            _ => line.replace(self.folder.path().to_str().unwrap(), "HERE"),
+        });
+        lines.map(|l| without_ids(&l) + "\n").collect()
+    }
+}
+
+/// Ids inside the JSON texts of outputs.
+fn without_ids(line: &str) -> String {
+    const KEY: &str = r#"{\"executionId\":\""#;
+    match line.find(KEY) {
+        Some(at) if line.len() > at + KEY.len() + 36 => {
+            let (before, after) = line.split_at(at + KEY.len());
+            format!("{before}ID{}", &after[36..])
+        }
+        _ => line.to_owned(),
+    }
+}
+
+fn golden(name: &str, found: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/component/golden").join(name);
+    if std::env::var_os("KILN_BLESS").is_some() {
+        std::fs::write(&path, found).unwrap();
+    }
+    let want = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(want == found, "{name} differs:\n{found}");
+}
+
+#[tokio::test]
+async fn a_run_is_written_down_as_awstoe_does() {
+    let text = kiln::component::library::find("hello-world-linux").unwrap().text;
+    let runner = Runner::new(text);
+    let outcome = runner.run().await.unwrap();
+    assert_eq!((outcome.exit_code(), outcome.summary.status), (0, "success"));
+    golden("hello-world.json", &runner.detailed(&outcome));
+    let folder = outcome.folder.file_name().unwrap().to_str().unwrap().to_owned();
+    assert!(folder.starts_with("TOE_2") && folder.contains("_UTC-0_"), "{folder}");
+    let read = |name: &str| std::fs::read_to_string(outcome.folder.join(name)).unwrap();
+    assert_eq!(read("D0__doc.yml"), text);
+    let console = read("console.log");
+    for part in [
+        "Info Phase validate\n",
+        "Info Stdout: Hello World from the test phase.\n",
+        "completed execution successfully",
+    ] {
+        assert!(console.contains(part), "{console}");
+    }
+    assert!(!read("application.log").is_empty());
+    assert!(!runner.state().exists());
+}
+
+#[tokio::test]
+async fn every_way_to_end_has_its_spelling() {
+    let runner = Runner::new(
+        "schemaVersion: 1.0
+description: All ways to end
+phases:
+  - name: build
+    steps:
+      - name: Nested
+        action: ExecuteDocument
+        inputs: {document: inner.yml, phases: build}
+      - name: Skipped
+        action: ExecuteBinary
+        if: {fileExists: inner.yml, then: Skip}
+        inputs: {path: 'true'}
+      - name: Ignored
+        action: ExecuteBinary
+        onFailure: Ignore
+        inputs: {path: 'false'}
+      - name: Looped
+        action: ExecuteBinary
+        loop: {name: Words, forEach: [a, b]}
+        inputs: {path: echo, arguments: ['{{ Words.value }}']}
+      - name: Secret
+        action: ExecuteBash
+        disableLogging: true
+        inputs: {commands: ['echo hunter22']}
+      - name: Slow
+        action: ExecuteBinary
+        onFailure: Continue
+        timeoutSeconds: 1
+        inputs: {path: sleep, arguments: ['30']}
+      - name: Failed
+        action: ExecuteBash
+        inputs: {commands: ['echo so; echo wrong >&2; exit 4']}
+      - name: Never
+        action: Reboot
+",
+    );
+    let inner = "schemaVersion: 1.0
+phases:
+  - name: build
+    steps:
+      - {name: File, action: CreateFile, inputs: [{path: made, content: x, permissions: 0600}]}
+";
+    std::fs::write(runner.request.working_directory.join("inner.yml"), inner).unwrap();
+    let outcome = runner.run().await.unwrap();
+    assert_eq!((outcome.exit_code(), outcome.summary.status), (1, "timedOut"));
+    let s = &outcome.summary;
+    let counts =
+        (s.executed_step_count, s.failed_step_count, s.ignored_failed_step_count, s.skipped_step_count);
+    assert_eq!(counts, (6, 2, 1, 1));
+    assert!(s.failure_message.ends_with("doc.yml failed!"), "{}", s.failure_message);
+    golden("every-end.json", &runner.detailed(&outcome));
+    let console = std::fs::read_to_string(outcome.folder.join("console.log")).unwrap();
+    assert!(!console.contains("hunter22"), "{console}");
+    for part in [
+        "failure - Execution failed!",
+        "Info Step: Slow\n",
+        "Info ErrorMessage: step `Slow` failed: it timed out",
+    ] {
+        assert!(console.contains(part), "{console}");
+    }
+}
+
+#[tokio::test]
+async fn a_reboot_is_asked_for_and_the_same_command_goes_on() {
+    let text = "schemaVersion: 1.0
+phases:
+  - name: build
+    steps:
+      - name: Twice
+        action: ExecuteBash
+        inputs: {commands: ['echo x >> count', 'test $(wc -l < count) -ge 2 || exit 194']}
+      - {name: Restart, action: Reboot}
+      - {name: After, action: ExecuteBash, inputs: {commands: ['cat count']}}
+";
+    let mut runner = Runner::new(text);
+    let first = runner.run().await.unwrap();
+    assert_eq!(first.exit_code(), 194);
+    // What was passed anew does not count while a run is interrupted.
+    std::fs::write(&runner.request.documents[0].path, "schemaVersion: 9").unwrap();
+    let second = runner.run().await.unwrap();
+    assert_eq!((second.exit_code(), &second.folder), (194, &first.folder));
+    runner.request.phases = vec!["test".into()];
+    let last = runner.run().await.unwrap();
+    assert_eq!((last.exit_code(), last.summary.executed_step_count), (0, 3));
+    assert_eq!(last.summary.execution_id, first.summary.execution_id);
+    golden("rebooted.json", &runner.detailed(&last));
+    assert!(!runner.state().exists());
+    let console = std::fs::read_to_string(last.folder.join("console.log")).unwrap();
+    assert_eq!(console.matches("Rebooting the system now").count(), 2);
+    assert_eq!(console.matches("System has rebooted successfully").count(), 2);
+    // Now the document that is there is looked at.
+    let error = runner.run().await.unwrap_err();
+    assert!(matches!(error, StandaloneError::Invalid(_)), "{error}");
+}
+
+#[tokio::test]
+async fn nothing_runs_while_something_is_wrong() {
+    let mut runner = Runner::new(
+        "schemaVersion: 1.0
+parameters:
+  - Kind: {type: string, default: a, allowedValues: [a, b]}
+phases:
+  - name: build
+    steps: [{name: Touch, action: CreateFile, inputs: [{path: '{{ Kind }}'}]}]
+",
+    );
+    let bad = runner.folder.path().join("bad.yml");
+    std::fs::write(&bad, "schemaVersion: 1.0\nphases: []\n").unwrap();
+    runner.request.documents.push(Given { path: bad, parameters: Vec::new() });
+    assert!(matches!(runner.run().await, Err(StandaloneError::Invalid(_))));
+    runner.request.documents.pop();
+    runner.request.parameters = vec![("Kind".into(), "c".into())];
+    let error = runner.run().await.unwrap_err().to_string();
+    assert!(error.contains("a, b"), "{error}");
+    assert_eq!(std::fs::read_dir(&runner.request.working_directory).unwrap().count(), 0);
+    // A document's own value wins over the one for all.
+    runner.request.documents[0].parameters = vec![("Kind".into(), "b".into())];
+    runner.request.phases = vec!["nothing".into()];
+    let outcome = runner.run().await.unwrap();
+    assert_eq!((outcome.exit_code(), outcome.summary.executed_step_count), (0, 0));
+    runner.request.phases.clear();
+    assert_eq!(runner.run().await.unwrap().exit_code(), 0);
+    assert!(runner.request.working_directory.join("b").exists());
+}

@@ -1,4 +1,4 @@
-//! `kiln component add` and `list`: components that recipes use by name.
+//! `kiln component add`: components that recipes use by name.
 
 use crate::cli::Settings;
 use crate::cli::cmd::planning;
@@ -29,16 +29,6 @@ pub fn run(arguments: Arguments, settings: &Settings) -> Result<u8, Failure> {
     match settings.format {
         Format::Human => println!("{} {}", added.name, added.version),
         Format::Json => println!("{}", record(&added)),
-    }
-    Ok(0)
-}
-
-pub fn list(settings: &Settings) -> Result<u8, Failure> {
-    let service = planning::open(settings)?;
-    let all = component::list(&service)?;
-    match settings.format {
-        Format::Human => all.iter().for_each(|c| println!("{:<40} {}", c.name, c.version)),
-        Format::Json => println!("{}", json!({"components": all.iter().map(record).collect::<Vec<_>>()})),
     }
     Ok(0)
 }

@@ -1,5 +1,6 @@
 //! `kiln component ...`: component documents without an image.
 
+mod add;
 mod library;
 mod run;
 mod validate;
@@ -18,6 +19,7 @@ pub struct Arguments {
 
 #[derive(clap::Subcommand)]
 enum Verb {
+    Add(add::Arguments),
     List(library::ListArguments),
     Show(library::ShowArguments),
     Run(run::Arguments),
@@ -35,6 +37,7 @@ pub async fn run(
     cancel: &CancellationToken,
 ) -> Result<u8, Failure> {
     match arguments.verb {
+        Verb::Add(arguments) => add::run(arguments, settings),
         Verb::List(arguments) => library::list(arguments, settings),
         Verb::Show(arguments) => library::show(arguments),
         Verb::Run(arguments) => run::run(arguments, settings, cancel).await,

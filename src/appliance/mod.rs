@@ -1,12 +1,24 @@
 //! L3: kiln's own small guest, and the jobs it does on a disk.
+//!
+//! [`Kit`] is what it boots from, [`Appliance`] one that runs. A job that failed
+//! leaves it good for nothing but [`Appliance::shutdown`].
 
+mod boot_files;
 mod error;
+pub mod facts;
+mod fstab;
+mod grow;
+mod inspect;
 mod kernel;
 mod kit;
 mod modules;
 mod start;
+mod tree;
+mod volumes;
 
+pub use boot_files::BootFiles;
 pub use error::{ApplianceError, DiskProblem};
+pub use facts::DiskFacts;
 pub use kernel::KernelError;
 pub use kit::{Kit, KitError};
 pub use start::Appliance;

@@ -1,0 +1,75 @@
+//! Takes out of the image what starts it: kernel and initramfs.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use kiln_protocol::message::Operation;
+
+use super::facts::{InitrdKind, Volume};
+use super::inspect::Look;
+use super::tree::{Access, Tree};
+use super::{Appliance, ApplianceError, DiskProblem};
+use crate::guest::Guest;
+use crate::support::wait::Patience;
+
+/// Kernels and initramfs beyond this are no longer believed, in bytes.
+const LIMIT: u64 = 1 << 30;
+
+/// Copies of what the disk starts, on the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BootFiles {
+    /// The kernel's version.
+    pub version: String,
+    pub kernel: PathBuf,
+    pub initrd: PathBuf,
+    pub initrd_kind: InitrdKind,
+    /// As the disk's boot loader gives it.
+    pub command_line: String,
+}
+
+impl Appliance {
+    /// Copies kernel and initramfs as they are now into `folder` (`kernel`, `initrd`), replacing older ones.
+    pub async fn boot_files(&self, folder: &Path, patience: &Patience) -> Result<BootFiles, ApplianceError> {
+        let scan = self.scan(patience).await?;
+        let tree = self.enter(&scan, Access::Read, patience).await?;
+        let copied = self.copy_boot_files(&scan.volumes[tree.root], &tree, folder, patience).await;
+        self.leave(tree, patience).await?;
+        copied
+    }
+
+    async fn copy_boot_files(
+        &self,
+        root: &Volume,
+        tree: &Tree,
+        folder: &Path,
+        patience: &Patience,
+    ) -> Result<BootFiles, ApplianceError> {
+        let look = Look { guest: self.guest(), patience };
+        let (kernels, command_line) = look.kernels(root, tree).await?;
+        let complete = kernels.iter().find_map(|k| Some((k, k.initrd.as_deref()?)));
+        let Some((kernel, initrd)) = complete else {
+            return Err(
+                DiskProblem::NoKernel(format!("{} kernels without one are there", kernels.len())).into()
+            );
+        };
+        let files = BootFiles {
+            version: kernel.version.clone(),
+            kernel: folder.join("kernel"),
+            initrd: folder.join("initrd"),
+            initrd_kind: kernel.initrd_kind,
+            command_line,
+        };
+        self.copy_out(&kernel.image, &files.kernel, patience).await?;
+        self.copy_out(initrd, &files.initrd, patience).await?;
+        Ok(files)
+    }
+
+    async fn copy_out(&self, from: &str, to: &Path, patience: &Patience) -> Result<(), ApplianceError> {
+        let failed = |source| ApplianceError::File { path: to.to_owned(), source };
+        let mut file = tokio::fs::File::from_std(File::create(to).map_err(failed)?);
+        let get = Operation::Get { path: from.into(), offset: 0, length: None };
+        let got = self.guest().get(get, LIMIT, &mut file, patience).await;
+        got.map_err(ApplianceError::during(format!("copying {from} out of the image")))?;
+        tokio::io::AsyncWriteExt::flush(&mut file).await.map_err(failed)
+    }
+}

@@ -22,7 +22,7 @@ pub fn load(names: &[String]) -> Outcome<Reply> {
     };
     let dependencies = read("modules.dep")?;
     let builtin: BTreeSet<String> =
-        read("modules.builtin").unwrap_or_default().lines().map(|line| module_name(line)).collect();
+        read("modules.builtin").unwrap_or_default().lines().map(module_name).collect();
     for name in names {
         let name = name.replace('-', "_");
         if builtin.contains(&name) {

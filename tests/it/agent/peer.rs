@@ -189,7 +189,8 @@ async fn what_does_not_belong_to_a_request_ends_the_session() {
     let message = |m: FromAgent| (Kind::Control, 1, serde_json::to_vec(&m).unwrap());
     let frame = |kind, id, bytes: &[u8]| (kind, id, bytes.to_vec());
     let (out, err) = (Kind::Output, Kind::ErrorOutput);
-    let cases: Vec<(Vec<(Kind, u32, Vec<u8>)>, &str)> = vec![
+    type Sent = Vec<(Kind, u32, Vec<u8>)>;
+    let cases: Vec<(Sent, &str)> = vec![
         (vec![frame(out, 2, b"x")], "request 2, which does not exist"),
         (vec![frame(Kind::Input, 1, b"x")], "it sent input"),
         (vec![frame(out, 0, b"x")], "belongs to no request"),

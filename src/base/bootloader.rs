@@ -6,7 +6,8 @@
 //! kernel packages keep up to date: an upgrade of the kernel needs no GRUB at all.
 
 use super::BaseError;
-use super::layout::{BOOT_CODE, Extent, Layout, SECTOR};
+use super::layout::{BOOT_CODE, Extent, Layout};
+use crate::disk::gpt::SECTOR;
 use crate::model::{Architecture, Firmware};
 use crate::support::command::{CommandError, Tool};
 use crate::support::wait::Patience;

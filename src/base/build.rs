@@ -7,12 +7,14 @@ use super::mirror::{self, AptSource};
 use super::store::{BaseImage, DISK, Origin, PACKAGES, Store};
 use super::work::{Work, enter, probe};
 use super::{BaseError, error::MissingTool, tree};
+use crate::disk::{self, Format};
 use crate::model::Architecture;
+use crate::support::clock;
 use crate::support::command::{CommandError, Tool};
 use crate::support::wait::Patience;
 use sha2::{Digest, Sha256};
 use std::fs;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// Told what is being done, a line at a time.
@@ -161,21 +163,12 @@ impl Job<'_> {
         fs::create_dir(&folder).map_err(|e| self.file("making", (folder.clone(), e)))?;
         let disk = folder.join(DISK);
         progress("converting the disk to qcow2");
-        Tool::new("qemu-img")
-            .args(["convert", "-f", "raw", "-O", "qcow2", "-o", "compat=1.1,lazy_refcounts=off"])
-            .args([&raw, &disk])
-            .run(self.patience)
-            .await
-            .map_err(self.tool("converting the disk"))?;
+        disk::convert(&raw, Format::Raw, &disk, Format::Qcow2, None, &mut |_| (), self.patience).await?;
         let list = folder.join(PACKAGES);
         let lines: String = inventory.iter().map(|(n, v, a)| format!("{n} {v} {a}\n")).collect();
         fs::write(&list, lines).map_err(|e| self.file("writing", (list, e)))?;
-        let read = disk.clone();
-        let (digest, file_size) = tokio::task::spawn_blocking(move || digest(&read))
-            .await
-            .expect("hashing does not panic")
-            .map_err(|e| self.file("reading", (disk.clone(), e)))?;
-        let created = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let digest = disk::sha256(&disk, self.patience).await?;
+        let file_size = fs::metadata(&disk).map_err(|e| self.file("reading", (disk.clone(), e)))?.len();
         store.add(&BaseImage {
             name: self.definition.name.clone(),
             description: self.definition.description.clone(),
@@ -185,7 +178,7 @@ impl Job<'_> {
             disk,
             virtual_size: layout.size,
             file_size,
-            created: created.map_or(0, |d| d.as_secs()),
+            created: clock::now_ms(),
             origin: Origin::Packages {
                 suite: self.packages.suite.clone(),
                 sources: self.sources.iter().map(AptSource::to_string).collect(),
@@ -275,21 +268,6 @@ impl Job<'_> {
             .await
             .map(drop)
             .map_err(self.tool("making the root file system"))
-    }
-}
-
-fn digest(path: &Path) -> io::Result<(String, u64)> {
-    let mut file = fs::File::open(path)?;
-    let (mut digest, mut size) = (Sha256::new(), 0);
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok((hex(&digest.finalize()), size)),
-            n => {
-                digest.update(&buffer[..n]);
-                size += n as u64;
-            }
-        }
     }
 }
 

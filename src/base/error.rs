@@ -1,6 +1,8 @@
 //! What can go wrong with base images.
 
 use super::mirror::MirrorError;
+use super::ova::OvaError;
+use crate::disk::{DiskError, ForeignError};
 use crate::model::{Architecture, Failure, FailureKind};
 use crate::support::command::CommandError;
 use crate::support::wait::Impatience;
@@ -22,6 +24,16 @@ pub enum BaseError {
     File { base: String, doing: &'static str, path: PathBuf, source: std::io::Error },
     #[error("base image `{base}`: {what}")]
     Content { base: String, what: String },
+    #[error("{} cannot be imported: {what}", path.display())]
+    Import { path: PathBuf, what: String },
+    #[error("{} cannot be imported", path.display())]
+    Ova { path: PathBuf, source: OvaError },
+    #[error("{} has the SHA-256 {found}, not {wanted}", path.display())]
+    Digest { path: PathBuf, wanted: String, found: String },
+    #[error(transparent)]
+    Foreign(#[from] ForeignError),
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     #[error("the store of base images: {doing} {} failed", path.display())]
     Store { doing: &'static str, path: PathBuf, source: std::io::Error },
     #[error("{} is no record of a base image: {what}", path.display())]
@@ -55,8 +67,18 @@ impl From<BaseError> for Failure {
                 "Building from packages takes Debian's mirror from the host's apt, so it needs a Debian host; elsewhere import a disk: kiln base import FILE.",
             ),
             BaseError::NotFound { .. } => failure.hint("See what there is: kiln base list"),
+            BaseError::Foreign(ForeignError::Refers { .. }) => failure.hint(
+                "If the other files are yours and lie beside the disk: --flatten follows backing files there.",
+            ),
             _ => failure,
         }
+    }
+}
+
+fn of_wait(impatience: &Impatience) -> FailureKind {
+    match impatience {
+        Impatience::TimedOut { .. } => FailureKind::TimedOut,
+        Impatience::Cancelled { .. } => FailureKind::Cancelled,
     }
 }
 
@@ -69,10 +91,14 @@ fn kind(error: &BaseError) -> FailureKind {
         | BaseError::File { .. }
         | BaseError::Store { .. }
         | BaseError::Record { .. } => FailureKind::Environment,
-        BaseError::Tool { source: CommandError::Stopped { source, .. }, .. } => match source {
-            Impatience::TimedOut { .. } => FailureKind::TimedOut,
-            Impatience::Cancelled { .. } => FailureKind::Cancelled,
-        },
+        BaseError::Tool { source: CommandError::Stopped { source, .. }, .. } => of_wait(source),
+        BaseError::Disk(DiskError::Impatience(source))
+        | BaseError::Foreign(ForeignError::Disk(DiskError::Impatience(source))) => of_wait(source),
+        BaseError::Import { .. }
+        | BaseError::Ova { .. }
+        | BaseError::Digest { .. }
+        | BaseError::Foreign(_) => FailureKind::Input,
+        BaseError::Disk(_) => FailureKind::Environment,
         BaseError::Tool { .. } | BaseError::Content { .. } => FailureKind::Build,
         BaseError::NotFound { .. } => FailureKind::NotFound,
     }

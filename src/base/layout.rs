@@ -2,9 +2,9 @@
 //!
 //! The root partition has number 1 and lies last, so that growing the disk grows it.
 
+use crate::disk::gpt::{SECTOR, crc32};
 use sha2::{Digest, Sha256};
 
-pub const SECTOR: u64 = 512;
 const MIB: u64 = 1 << 20;
 /// Entries of the table and bytes of each, as every tool writes them.
 const ENTRIES: usize = 128;
@@ -146,26 +146,11 @@ fn put_u64(bytes: &mut [u8], at: usize, value: u64) {
     bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
 }
 
-fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(!0u32, |crc, byte| {
-        (0..8).fold(
-            crc ^ u32::from(*byte),
-            |crc, _| {
-                if crc & 1 == 1 { crc >> 1 ^ 0xEDB8_8320 } else { crc >> 1 }
-            },
-        )
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::gpt::{Table, kind};
     use crate::model::Architecture;
-
-    #[test]
-    fn the_check_sum_is_the_standard_one() {
-        assert_eq!(crc32(b"123456789"), 0xCBF4_3926);
-    }
 
     #[test]
     fn partitions_are_aligned_and_leave_room_for_the_copy() {
@@ -178,8 +163,17 @@ mod tests {
         let (head, tail) = l.gpt(Architecture::X86_64, "test");
         assert!(head.len() as u64 <= l.bios_boot.start);
         assert!(l.root.start + l.root.length + tail.len() as u64 <= l.size);
-        assert_eq!(&head[512..520], b"EFI PART");
-        assert_eq!(&tail[tail.len() - 512..][..8], b"EFI PART");
+        let table = Table::parse(&head, l.size).unwrap();
+        let found: Vec<_> = table.partitions.iter().map(|p| (p.number, p.kind.as_str(), p.offset)).collect();
+        assert_eq!(
+            found,
+            [
+                (1, kind::ROOT_X86_64, l.root.start),
+                (14, kind::BIOS_BOOT, l.bios_boot.start),
+                (15, kind::EFI_SYSTEM, l.esp.start)
+            ]
+        );
+        assert!(table.writes()[0] == (l.size - tail.len() as u64, tail), "the copy is another one");
     }
 
     #[test]

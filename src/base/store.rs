@@ -34,8 +34,8 @@ pub struct BaseImage {
     pub virtual_size: u64,
     /// Bytes of the file.
     pub file_size: u64,
-    /// Seconds since 1970.
-    pub created: u64,
+    /// Milliseconds since 1970.
+    pub created: i64,
     pub origin: Origin,
     /// Folder of the base image; more files lie beside the disk.
     pub folder: PathBuf,
@@ -54,6 +54,15 @@ pub enum Origin {
         inputs: String,
         package_count: usize,
     },
+    /// Made by somebody else.
+    #[serde(rename_all = "camelCase")]
+    Import {
+        /// The file's name, without its folder.
+        file: String,
+        format: String,
+        /// SHA-256 of the file as it came, 64 hex digits.
+        digest: String,
+    },
 }
 
 /// The record's form on disk.
@@ -67,7 +76,7 @@ struct Record {
     firmware: Vec<String>,
     digest: String,
     virtual_size: u64,
-    created: u64,
+    created: i64,
     origin: Origin,
 }
 
@@ -144,6 +153,8 @@ impl Store {
         let json = serde_json::to_vec_pretty(&record).expect("a record is plain data");
         let record_file = image.folder.join(RECORD);
         std::fs::write(&record_file, json).map_err(error("writing", &record_file))?;
+        let read_only = std::os::unix::fs::PermissionsExt::from_mode(0o444);
+        std::fs::set_permissions(&image.disk, read_only).map_err(error("write-protecting", &image.disk))?;
         sync_all(&image.folder).map_err(error("writing", &image.folder))?;
 
         let bases = self.folder();
@@ -214,7 +225,7 @@ fn read(folder: &Path) -> Result<BaseImage, BaseError> {
 mod tests {
     use super::*;
 
-    fn prepared(dir: &Path, name: &str, digit: &str, created: u64) -> BaseImage {
+    fn prepared(dir: &Path, name: &str, digit: &str, created: i64) -> BaseImage {
         let folder = dir.join(format!("new-{name}-{digit}"));
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join(DISK), b"disk").unwrap();

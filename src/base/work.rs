@@ -11,6 +11,7 @@ use crate::support::command::Tool;
 use crate::support::wait::Patience;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 const PREFIX: &str = "base-build-";
 
@@ -84,8 +85,10 @@ impl Work {
     /// Removes the folder. What cannot be removed now is left to the next build.
     pub async fn remove(self) {
         // The caller may have been cancelled: cleaning up has a limit of its own.
-        let own = Patience::new(Duration::from_secs(120), &tokio_util::sync::CancellationToken::new());
-        let _ = enter().args(["rm", "-rf", "--"]).arg(self.tree()).run(&own).await;
+        let own = Patience::new(Duration::from_secs(120), &CancellationToken::new());
+        if self.tree().exists() {
+            let _ = enter().args(["rm", "-rf", "--"]).arg(self.tree()).run(&own).await;
+        }
         let _ = std::fs::remove_dir_all(&self.path);
     }
 }

@@ -217,7 +217,8 @@ fn header_sum(header: &[u8], length: usize) -> u32 {
     crc32(&header)
 }
 
-fn crc32(bytes: &[u8]) -> u32 {
+/// The checksum of GPT headers and entries.
+pub fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg()))
     })

@@ -1,5 +1,6 @@
 //! What `qemu-img` does for kiln.
 
+use std::ffi::OsString;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -289,6 +290,36 @@ fn target_arguments(format: Format, compression: Option<Compression>) -> Vec<&'s
         (Format::Vhdx, _) => &["-o", "subformat=dynamic"],
     });
     arguments
+}
+
+/// The first `length` bytes of the disk as a guest sees it; fewer where it is shorter. `scratch` is a folder.
+pub async fn head(
+    path: &Path,
+    format: Format,
+    length: usize,
+    scratch: &Path,
+    patience: &Patience,
+) -> Result<Vec<u8>, DiskError> {
+    let path = absolute(path)?;
+    let io = |source| DiskError::Io { path: path.clone(), source };
+    let staged = Staged::new(&scratch.join("head")).map_err(io)?;
+    let tool = Tool::new("qemu-img").args(["dd", "-f", driver(format), "-O", "raw", "bs=512"]);
+    tool.arg(format!("count={}", length.div_ceil(512)))
+        .arg(joined("if=", &path))
+        .arg(joined("of=", staged.path()))
+        .limits(LIMITS)
+        .run(patience)
+        .await
+        .map_err(failed("reading its start", &path))?;
+    let mut bytes = std::fs::read(staged.path()).map_err(io)?;
+    bytes.truncate(length);
+    Ok(bytes)
+}
+
+fn joined(prefix: &str, path: &Path) -> OsString {
+    let mut word = OsString::from(prefix);
+    word.push(path);
+    word
 }
 
 /// Changes only the name by which an overlay knows its backing file. A bare name means the overlay's own folder.

@@ -11,5 +11,5 @@ mod image;
 pub use crate::model::DiskFormat as Format;
 pub use foreign::{ForeignError, take_in};
 pub use image::{
-    Check, Compression, DiskError, Info, check, convert, create_overlay, info, rename_backing, sha256,
+    Check, Compression, DiskError, Info, check, convert, create_overlay, head, info, rename_backing, sha256,
 };

@@ -3,7 +3,7 @@
 use crate::base::{self, BaseImage, Content, Definition, Store};
 use crate::cli::Settings;
 use crate::cli::render::{Format, Progress};
-use crate::model::{Failure, FailureKind};
+use crate::model::{Architecture, Failure, FailureKind, Firmware};
 use crate::support::source::Source;
 use crate::support::wait::Patience;
 use serde_json::json;
@@ -27,6 +27,12 @@ enum Verb {
         #[arg(long)]
         rebuild: bool,
     },
+    /// Import a disk that somebody else made: qcow2, raw, VMDK, VHD, VHDX, or the disk of an OVA
+    ///
+    /// The file is written anew and never opened by a guest. What it is must be said by its name
+    /// or by --format, because a raw disk may hold anything. Disks that name other files
+    /// are refused.
+    Import(Import),
     /// List base images, and the definitions that have none yet
     List,
     /// Show one base image
@@ -41,12 +47,44 @@ enum Verb {
     },
 }
 
+#[derive(clap::Args)]
+struct Import {
+    file: PathBuf,
+    /// What the file is: qcow2, raw, vmdk, vhd, vhdx or ova [default: what its name says]
+    #[arg(long)]
+    format: Option<base::Form>,
+    /// Name of the base image [default: the file's name]
+    #[arg(long)]
+    name: Option<String>,
+    #[arg(long)]
+    description: Option<String>,
+    /// SHA-256 that the file must have
+    #[arg(long, value_name = "HEX")]
+    digest: Option<String>,
+    /// Architecture of the system on the disk
+    #[arg(long, default_value_t = Architecture::HOST)]
+    architecture: Architecture,
+    /// What boots the disk: bios, uefi or both [default: what its partitions say]
+    #[arg(long, value_delimiter = ',')]
+    firmware: Vec<Firmware>,
+    /// Follow backing files that lie in the disk's folder
+    #[arg(long)]
+    flatten: bool,
+}
+
 pub async fn run(
     arguments: Arguments,
     settings: &Settings,
     cancel: &CancellationToken,
 ) -> Result<u8, Failure> {
     let store = Store::new(&settings.home);
+    let begun = std::time::Instant::now();
+    let show = !matches!(settings.progress, Progress::None);
+    let mut progress = |line: &str| {
+        if show {
+            eprintln!("[{:>4} s] {line}", begun.elapsed().as_secs());
+        }
+    };
     match arguments.verb {
         Verb::Build { definition, rebuild } => {
             let definition = definition_named(&definition)?;
@@ -54,15 +92,23 @@ pub async fn run(
                 let text = format!("`{}` is published by its vendor, not built", definition.name);
                 return Err(Failure::new(FailureKind::Input, text));
             };
-            let begun = std::time::Instant::now();
-            let show = !matches!(settings.progress, Progress::None);
-            let mut progress = |line: &str| {
-                if show {
-                    eprintln!("[{:>4} s] {line}", begun.elapsed().as_secs());
-                }
-            };
             let patience = Patience::unlimited(cancel);
             let image = base::build(&store, &definition, packages, rebuild, &mut progress, &patience).await?;
+            print(settings.format, &[image]);
+        }
+        Verb::Import(import) => {
+            let request = base::Import {
+                file: import.file,
+                form: import.format,
+                name: import.name,
+                description: import.description,
+                architecture: import.architecture,
+                firmware: import.firmware,
+                digest: import.digest,
+                flatten: import.flatten,
+            };
+            let patience = Patience::unlimited(cancel);
+            let image = base::import(&store, &request, &mut progress, &patience).await?;
             print(settings.format, &[image]);
         }
         Verb::List => list(&store, settings.format)?,

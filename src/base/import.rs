@@ -1,0 +1,315 @@
+//! A base image from a disk that somebody else made.
+
+use super::build::Progress;
+use super::store::{BaseImage, DISK, Origin, Store};
+use super::work::Work;
+use super::{BaseError, is_name, ova};
+use crate::disk::{self, Format, gpt};
+use crate::model::{Architecture, Firmware};
+use crate::support::clock;
+use crate::support::wait::Patience;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// What to import and as what.
+#[derive(Clone, Debug)]
+pub struct Import {
+    pub file: PathBuf,
+    /// Without it the file's name decides.
+    pub form: Option<Form>,
+    /// Without it the file's name is taken.
+    pub name: Option<String>,
+    pub description: Option<String>,
+    pub architecture: Architecture,
+    /// What boots the disk; empty: what its partition table says.
+    pub firmware: Vec<Firmware>,
+    /// SHA-256 that the file must have, 64 hex digits.
+    pub digest: Option<String>,
+    /// Follow backing files that lie beside the disk.
+    pub flatten: bool,
+}
+
+/// What a file is said to be. Never guessed from its content: a raw disk may hold anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    Disk(Format),
+    Ova,
+}
+
+impl std::str::FromStr for Form {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Form, String> {
+        if text == "ova" {
+            return Ok(Form::Ova);
+        }
+        text.parse().map(Form::Disk).map_err(|e| format!("{e}, or ova"))
+    }
+}
+
+impl Form {
+    fn of(path: &Path) -> Option<Form> {
+        match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+            "vpc" => Some(Form::Disk(Format::Vhd)),
+            other => other.parse().ok(),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Form::Disk(format) => format.as_str(),
+            Form::Ova => "ova",
+        }
+    }
+}
+
+/// Imports the disk, or returns the base image that came from the same file under the same name.
+pub async fn import(
+    store: &Store,
+    request: &Import,
+    progress: &mut Progress<'_>,
+    patience: &Patience,
+) -> Result<BaseImage, BaseError> {
+    let file = request.file.as_path();
+    let wrong = |what: String| BaseError::Import { path: file.to_owned(), what };
+    let form = match request.form {
+        Some(form) => form,
+        None => {
+            Form::of(file).ok_or_else(|| wrong(format!("its name does not say what it is{}", hint(file))))?
+        }
+    };
+    let name = match &request.name {
+        Some(name) => name.clone(),
+        None => name_of(file),
+    };
+    if !is_name(&name) {
+        return Err(wrong(format!("`{name}` is no name for a base image: give another one (--name)")));
+    }
+    progress(&format!("reading {}", file.display()));
+    let digest = disk::sha256(file, patience).await?;
+    if let Some(wanted) = &request.digest
+        && !wanted.trim_start_matches("sha256:").eq_ignore_ascii_case(&digest)
+    {
+        return Err(BaseError::Digest { path: file.to_owned(), wanted: wanted.clone(), found: digest });
+    }
+    let origin = Origin::Import { file: file_name(file), format: form.name().into(), digest };
+    if let Some(found) = store.list()?.into_iter().find(|b| b.name == name && b.origin == origin) {
+        progress(&format!("{name} is there already, from the same file"));
+        return Ok(found);
+    }
+    let work = Work::create(store.home()).await?;
+    let job = Job { store, request, form, name, origin, work: &work.path, patience };
+    let result = job.run(progress).await;
+    work.remove().await;
+    result
+}
+
+struct Job<'a> {
+    store: &'a Store,
+    request: &'a Import,
+    form: Form,
+    name: String,
+    origin: Origin,
+    work: &'a Path,
+    patience: &'a Patience,
+}
+
+impl Job<'_> {
+    async fn run(self, progress: &mut Progress<'_>) -> Result<BaseImage, BaseError> {
+        let Job { request, patience, work, .. } = self;
+        let (source, format) = self.disk(progress).await?;
+        let folder = work.join("out");
+        std::fs::create_dir(&folder).map_err(store_error("making", &folder))?;
+        let disk = folder.join(DISK);
+        progress("writing the disk anew as qcow2");
+        let info = disk::take_in(&source, format, &disk, request.flatten, &mut |_| (), patience).await?;
+        let firmware = match request.firmware.as_slice() {
+            [] => {
+                let head = disk::head(&disk, Format::Qcow2, gpt::HEAD_BYTES, work, patience).await?;
+                bootable_by(&head, info.virtual_size)
+            }
+            given => given.to_vec(),
+        };
+        if firmware.is_empty() {
+            let what = "nothing on it can be booted: neither boot code for BIOS nor an EFI system partition is there (if you know better: --firmware)";
+            return Err(BaseError::Import { path: request.file.clone(), what: what.into() });
+        }
+        let digest = disk::sha256(&disk, patience).await?;
+        let file_size = std::fs::metadata(&disk).map_err(store_error("reading", &disk))?.len();
+        self.store.add(&BaseImage {
+            name: self.name,
+            description: match &request.description {
+                Some(text) => text.clone(),
+                None => format!("imported from {}", file_name(&request.file)),
+            },
+            architecture: request.architecture,
+            firmware,
+            digest: format!("sha256:{digest}"),
+            disk,
+            virtual_size: info.virtual_size,
+            file_size,
+            created: clock::now_ms(),
+            origin: self.origin,
+            folder,
+        })
+    }
+
+    /// The file that holds the disk, and its format.
+    async fn disk(&self, progress: &mut Progress<'_>) -> Result<(PathBuf, Format), BaseError> {
+        if let Form::Disk(format) = self.form {
+            return Ok((self.request.file.clone(), format));
+        }
+        progress("taking the disk out of the archive");
+        let (archive, inside) = (self.request.file.clone(), self.work.join("disk.vmdk"));
+        let target = inside.clone();
+        tokio::task::spawn_blocking(move || ova::extract(&archive, &target))
+            .await
+            .expect("reading an archive does not panic")
+            .map_err(|source| BaseError::Ova { path: self.request.file.clone(), source })?;
+        Ok((inside, Format::Vmdk))
+    }
+}
+
+fn store_error(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> BaseError {
+    let path = path.to_owned();
+    move |source| BaseError::Store { doing, path, source }
+}
+
+/// What can boot a disk, by its first sectors.
+fn bootable_by(head: &[u8], size: u64) -> Vec<Firmware> {
+    let mut found = Vec::new();
+    let Some(mbr) = head.get(..512).filter(|m| m[510..] == [0x55, 0xAA]) else { return found };
+    if mbr[..440].iter().any(|b| *b != 0) {
+        found.push(Firmware::Bios);
+    }
+    let in_gpt = gpt::Table::parse(head, size)
+        .is_ok_and(|t| t.partitions.iter().any(|p| p.kind == gpt::kind::EFI_SYSTEM));
+    let in_mbr = mbr[446..510].chunks(16).any(|entry| entry[4] == 0xEF);
+    if in_gpt || in_mbr {
+        found.push(Firmware::Uefi);
+    }
+    found
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().chars().filter(|c| !c.is_control()).collect()
+}
+
+/// A base image's name out of a file's.
+fn name_of(path: &Path) -> String {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    stem.chars().map(|c| if c == '_' || c == ' ' { '-' } else { c }).collect()
+}
+
+/// What the first bytes look like: shown to the person who decides, never acted on.
+fn hint(path: &Path) -> String {
+    let mut start = [0u8; 8];
+    let read = std::fs::File::open(path).and_then(|f| f.take(8).read_exact(&mut start));
+    let looks = match &start {
+        _ if read.is_err() => return String::new(),
+        [b'Q', b'F', b'I', 0xfb, ..] => "qcow2",
+        [b'K', b'D', b'M', b'V', ..] => "vmdk",
+        b"vhdxfile" => "vhdx",
+        b"conectix" => "vhd",
+        _ => "raw",
+    };
+    format!(" (it looks like {looks}: --format {looks})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::layout::Layout;
+    use super::*;
+    use crate::support::command::Tool;
+    use std::os::unix::fs::FileExt;
+    use std::time::Duration;
+    use tokio_util::sync::CancellationToken;
+
+    fn patience() -> Patience {
+        Patience::new(Duration::from_secs(120), &CancellationToken::new())
+    }
+
+    fn request(file: PathBuf) -> Import {
+        Import {
+            file,
+            form: None,
+            name: None,
+            description: None,
+            architecture: Architecture::X86_64,
+            firmware: Vec::new(),
+            digest: None,
+            flatten: false,
+        }
+    }
+
+    /// A disk as the builder lays it out, with boot code or without.
+    fn disk(path: &Path, boot_code: bool) {
+        let layout = Layout::new(256 << 20);
+        let (head, tail) = layout.gpt(Architecture::X86_64, "test");
+        let file = std::fs::File::create(path).unwrap();
+        file.set_len(layout.size).unwrap();
+        file.write_all_at(&head, 0).unwrap();
+        file.write_all_at(&tail, layout.size - tail.len() as u64).unwrap();
+        if boot_code {
+            file.write_all_at(&[0xEB], 0).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_disk_becomes_a_base_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(&dir.path().join("home"));
+        let raw = dir.path().join("My_Disk.raw");
+        disk(&raw, true);
+        let import = |r: Import| {
+            let store = store.clone();
+            async move { super::import(&store, &r, &mut |_| (), &patience()).await }
+        };
+        let first = import(request(raw.clone())).await.unwrap();
+        assert_eq!(first.name, "my-disk");
+        assert_eq!(first.firmware, [Firmware::Bios, Firmware::Uefi]);
+        assert_eq!(first.virtual_size, 256 << 20);
+        let again = import(request(raw.clone())).await.unwrap();
+        assert_eq!((again.digest, again.created), (first.digest, first.created));
+
+        let digest = disk::sha256(&raw, &patience()).await.unwrap();
+        let other = Import { name: Some("other".into()), digest: Some(digest), ..request(raw.clone()) };
+        assert_eq!(import(other).await.unwrap().name, "other");
+        let wrong = Import { digest: Some("0".repeat(64)), ..request(raw.clone()) };
+        assert!(matches!(import(wrong).await, Err(BaseError::Digest { .. })));
+
+        disk(&raw, false);
+        let uefi = import(Import { name: Some("uefi".into()), ..request(raw.clone()) }).await.unwrap();
+        assert_eq!(uefi.firmware, [Firmware::Uefi]);
+        std::fs::File::create(&raw).unwrap().set_len(1 << 20).unwrap();
+        let empty = import(request(raw.clone())).await.unwrap_err().to_string();
+        assert!(empty.contains("nothing on it can be booted"), "{empty}");
+        assert_eq!(std::fs::read_dir(dir.path().join("home/tmp")).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_a_file_is_must_be_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        let file = dir.path().join("disk.img");
+        std::fs::write(&file, b"QFI\xfb\0\0\0\x03").unwrap();
+        let error = import(&store, &request(file), &mut |_| (), &patience()).await.unwrap_err().to_string();
+        assert!(error.contains("--format qcow2"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_disk_of_an_ova_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(&dir.path().join("home"));
+        disk(&dir.path().join("d.raw"), true);
+        let run = |program: &'static str, arguments: &'static str| {
+            Tool::new(program).args(arguments.split(' ')).dir(dir.path())
+        };
+        let convert = run("qemu-img", "convert -O vmdk -o subformat=streamOptimized d.raw d.vmdk");
+        convert.run(&patience()).await.unwrap();
+        std::fs::write(dir.path().join("d.ovf"), "<Envelope/>").unwrap();
+        run("tar", "-cf appliance.ova d.ovf d.vmdk").run(&patience()).await.unwrap();
+        let request = request(dir.path().join("appliance.ova"));
+        let image = import(&store, &request, &mut |_| (), &patience()).await.unwrap();
+        assert_eq!((image.name.as_str(), image.virtual_size), ("appliance", 256 << 20));
+    }
+}

@@ -127,7 +127,7 @@ fn tool(limits: Option<Limits>) -> Tool {
 }
 
 /// The name of a format in QEMU's own words.
-fn driver(format: Format) -> &'static str {
+pub(super) fn driver(format: Format) -> &'static str {
     match format {
         Format::Vhd => "vpc",
         other => other.as_str(),

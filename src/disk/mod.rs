@@ -6,7 +6,12 @@
 pub mod filesystem;
 mod foreign;
 pub mod gpt;
+pub mod block;
+pub mod blocklist;
 mod image;
+mod nbd;
+pub mod reader;
+pub mod writer;
 
 pub use crate::model::DiskFormat as Format;
 pub use foreign::{ForeignError, take_in};

@@ -45,6 +45,17 @@ impl Patience {
         !self.cancel.is_cancelled() && self.deadline.is_none_or(|d| d > Instant::now())
     }
 
+    /// For blocking loops: an error once the deadline has passed or the cancel token fired.
+    pub fn check(&self, what: &str, begun: std::time::Instant) -> Result<(), Impatience> {
+        if self.cancel.is_cancelled() {
+            return Err(Impatience::Cancelled { what: what.into() });
+        }
+        if self.deadline.is_some_and(|d| Instant::now() >= d) {
+            return Err(Impatience::TimedOut { what: what.into(), waited: begun.elapsed() });
+        }
+        Ok(())
+    }
+
     /// Runs `future` to its end, the deadline or the cancellation, whichever is first.
     pub async fn wait<F: Future>(&self, what: &str, future: F) -> Result<F::Output, Impatience> {
         let begun = Instant::now();

@@ -1,0 +1,256 @@
+//! The block list of a disk: one digest per block that is not all zeros.
+//!
+//! One list serves identity, verification, comparison and later uploads. Its
+//! text form is canonical, so that the digest of the text names the content of
+//! the disk, whatever the format that holds it.
+
+use super::block::{BLOCK_SIZE, Block, MAX_DISK_SIZE};
+use super::reader::{ReadError, Reader};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
+
+/// Begins the text form; another version is another first line.
+const HEADER: &str = "kiln-blocks 1";
+/// Blocks named in a message about a difference.
+const NAMED: usize = 5;
+
+/// SHA-256 of a block's [`BLOCK_SIZE`] bytes.
+pub type BlockDigest = [u8; 32];
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockList {
+    /// Virtual size of the disk in bytes.
+    size: u64,
+    blocks: BTreeMap<u64, BlockDigest>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BlockListError {
+    #[error("this is not a block list that kiln can read: the first line is not `{HEADER}`")]
+    Version,
+    #[error("line {line} of the block list: {what}")]
+    Line { line: usize, what: &'static str },
+}
+
+/// How the content of one disk differs from another's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// (expected, found) where the virtual sizes do not fit.
+    pub sizes: Option<(u64, u64)>,
+    /// Indexes of all blocks that are not the same, ascending.
+    pub blocks: Vec<u64>,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some((expected, found)) = self.sizes {
+            write!(f, "{found} bytes long instead of {expected}")?;
+            if self.blocks.is_empty() {
+                return Ok(());
+            }
+            f.write_str(", ")?;
+        }
+        let named: Vec<String> =
+            self.blocks.iter().take(NAMED).map(|b| format!("{}", b * BLOCK_SIZE as u64)).collect();
+        let more = if self.blocks.len() > NAMED { ", ..." } else { "" };
+        write!(f, "{} of its blocks of 512 KiB differ, at byte {}{more}", self.blocks.len(), named.join(", "))
+    }
+}
+
+impl BlockList {
+    /// The list of a disk of `size` bytes on which nothing was written yet.
+    pub fn new(size: u64) -> BlockList {
+        BlockList { size, blocks: BTreeMap::new() }
+    }
+
+    /// Takes in a block; one of zeros only has no place here.
+    pub fn insert(&mut self, index: u64, block: &Block) {
+        debug_assert!(block.len() == BLOCK_SIZE && index < self.size.div_ceil(BLOCK_SIZE as u64));
+        self.blocks.insert(index, Sha256::digest(block.as_slice()).into());
+    }
+
+    /// Virtual size in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Blocks with data, ascending.
+    pub fn blocks(&self) -> impl ExactSizeIterator<Item = (u64, &BlockDigest)> {
+        self.blocks.iter().map(|(index, digest)| (*index, digest))
+    }
+
+    /// Name of the disk's content: `sha256:` and the digest of the text form.
+    pub fn identity(&self) -> String {
+        format!("sha256:{}", hex(&self.digest()))
+    }
+
+    /// SHA-256 of the text form.
+    pub fn digest(&self) -> [u8; 32] {
+        Sha256::digest(self.to_text().as_bytes()).into()
+    }
+
+    /// Reads a whole disk, calling `tell` after each block with data. Blocks the thread.
+    pub fn read(reader: Reader, mut tell: impl FnMut()) -> Result<BlockList, ReadError> {
+        let mut list = BlockList::new(reader.size());
+        for block in reader {
+            let (index, block) = block?;
+            list.insert(index, &block);
+            tell();
+        }
+        Ok(list)
+    }
+
+    /// Compares with a disk that should hold the same and be `expected_size` bytes
+    /// long: a format may demand a larger size, the rest being zeros.
+    pub fn difference(&self, found: &BlockList, expected_size: u64) -> Option<Difference> {
+        let missing = self.blocks.iter().filter(|(i, d)| found.blocks.get(i) != Some(d)).map(|(i, _)| *i);
+        let extra = found.blocks.keys().filter(|i| !self.blocks.contains_key(i)).copied();
+        let mut blocks: Vec<u64> = missing.chain(extra).collect();
+        blocks.sort_unstable();
+        let sizes = (found.size != expected_size).then_some((expected_size, found.size));
+        (sizes.is_some() || !blocks.is_empty()).then_some(Difference { sizes, blocks })
+    }
+
+    /// Lines: version, `size N`, then `index digest` of each block with data, ascending.
+    pub fn to_text(&self) -> String {
+        let mut text = format!("{HEADER}\nsize {}\n", self.size);
+        text.reserve(self.blocks.len() * 74);
+        for (index, digest) in &self.blocks {
+            let _ = writeln!(text, "{index} {}", hex(digest));
+        }
+        text
+    }
+
+    /// Reads exactly what [`BlockList::to_text`] writes.
+    pub fn parse(text: &str) -> Result<BlockList, BlockListError> {
+        let wrong = |line, what| Err(BlockListError::Line { line, what });
+        let mut lines = text.split_inclusive('\n');
+        if lines.next() != Some("kiln-blocks 1\n") {
+            return Err(BlockListError::Version);
+        }
+        let size = lines.next().and_then(|l| number(l.strip_prefix("size ")?.strip_suffix('\n')?));
+        let Some(size) = size.filter(|s| *s <= MAX_DISK_SIZE) else {
+            return wrong(2, "no size of the disk");
+        };
+        let mut list = BlockList::new(size);
+        for (line, text) in (3..).zip(lines) {
+            let Some((index, digest)) = text.strip_suffix('\n').and_then(block_line) else {
+                return wrong(line, "not an index and a SHA-256 digest");
+            };
+            if index >= size.div_ceil(BLOCK_SIZE as u64) {
+                return wrong(line, "a block beyond the end of the disk");
+            }
+            if list.blocks.last_key_value().is_some_and(|(last, _)| *last >= index) {
+                return wrong(line, "blocks are not in ascending order");
+            }
+            list.blocks.insert(index, digest);
+        }
+        Ok(list)
+    }
+}
+
+fn block_line(line: &str) -> Option<(u64, BlockDigest)> {
+    let (index, digest) = line.split_once(' ')?;
+    let hexadecimal = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+    if digest.len() != 64 || !digest.bytes().all(hexadecimal) {
+        return None;
+    }
+    let mut bytes = [0; 32];
+    for (byte, at) in bytes.iter_mut().zip((0..64).step_by(2)) {
+        *byte = u8::from_str_radix(&digest[at..at + 2], 16).ok()?;
+    }
+    Some((number(index)?, bytes))
+}
+
+/// A decimal number in its only form.
+fn number(text: &str) -> Option<u64> {
+    text.parse::<u64>().ok().filter(|n| n.to_string() == text)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, b| {
+        let _ = write!(text, "{b:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::sync::Arc;
+
+    fn block(byte: u8) -> Block {
+        Arc::new(vec![byte; BLOCK_SIZE])
+    }
+
+    fn sample() -> BlockList {
+        let mut list = BlockList::new(3 * BLOCK_SIZE as u64 + 512);
+        list.insert(0, &block(1));
+        list.insert(3, &block(2));
+        list
+    }
+
+    #[test]
+    fn the_text_form_and_the_identity_stay_as_they_are() {
+        let list = sample();
+        assert_eq!(list.to_text(), TEXT);
+        assert_eq!(BlockList::parse(TEXT), Ok(list.clone()));
+        assert_eq!(
+            list.identity(),
+            "sha256:00b4aace83e103bde97eff3ecbe11a5db8e6ba5a334cb13987540f0ee77a13a6"
+        );
+    }
+
+    const TEXT: &str = "kiln-blocks 1\nsize 1573376\n\
+        0 33a150bceb13c1a992231e65b4fad16815212fc06cdb408996d32eeb2cef9ebb\n\
+        3 228c5bf3f9b0ddb7b231178d7e067aff966a191b1fcd3ed0e2e371eca33fcdfc\n";
+
+    #[test]
+    fn differences_name_blocks_and_sizes() {
+        let list = sample();
+        assert_eq!(list.difference(&list.clone(), list.size()), None);
+        let mut other = BlockList::new(list.size());
+        other.insert(1, &block(1));
+        other.insert(3, &block(9));
+        let difference = list.difference(&other, list.size()).unwrap();
+        assert_eq!(difference.blocks, [0, 1, 3]);
+        assert_eq!(difference.to_string(), "3 of its blocks of 512 KiB differ, at byte 0, 524288, 1572864");
+        let larger = BlockList { size: 4 << 20, ..list.clone() };
+        assert_eq!(list.difference(&larger, 4 << 20), None);
+        let difference = list.difference(&larger, list.size()).unwrap();
+        assert_eq!(difference.to_string(), "4194304 bytes long instead of 1573376");
+    }
+
+    #[test]
+    fn what_is_not_canonical_is_refused() {
+        let good = sample().to_text();
+        let lines: Vec<&str> = good.lines().collect();
+        let swapped = format!("{}\n{}\n{}\n{}\n", lines[0], lines[1], lines[3], lines[2]);
+        let bad = [
+            String::new(),
+            good.replace("blocks 1", "blocks 2"),
+            good.replace("size 1573376", "size 01573376"),
+            good.replace("size 1573376", "size 99999999999999999999"),
+            good.replace("size 1573376", "size 1000"),
+            good.trim_end().to_owned(),
+            good.replace("\n3 ", "\n+3 "),
+            good.to_uppercase().replace("KILN-BLOCKS", "kiln-blocks").replace("SIZE", "size"),
+            swapped,
+            format!("{good}\n"),
+        ];
+        for text in bad {
+            assert!(BlockList::parse(&text).is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn property_only_canonical_texts_are_read(text in "kiln-blocks 1\nsize [0-9]{1,8}\n([0-9]{1,2} [0-9a-f]{63,65}\n){0,3}") {
+            if let Ok(list) = BlockList::parse(&text) {
+                prop_assert_eq!(list.to_text(), text);
+            }
+        }
+    }
+}

@@ -3,11 +3,11 @@
 //!
 //! Every open names its format: a guest that writes a qcow2 header into its raw disk changes nothing.
 
+pub mod block;
+pub mod blocklist;
 pub mod filesystem;
 mod foreign;
 pub mod gpt;
-pub mod block;
-pub mod blocklist;
 mod image;
 mod nbd;
 pub mod reader;

@@ -12,13 +12,17 @@ use std::path::{Path, PathBuf};
 pub enum ExportError {
     #[error("{} exists already", path.display())]
     Exists { path: PathBuf },
+    #[error("there is no folder {}", path.display())]
+    NoFolder { path: PathBuf },
+    #[error("{} is a folder", path.display())]
+    IsFolder { path: PathBuf },
     #[error("{} is named twice", path.display())]
     Twice { path: PathBuf },
     #[error("{} is the disk that is to be exported", path.display())]
     OntoItself { path: PathBuf },
     #[error(
         "a disk of {size} bytes does not fit into the format {}: at most {} bytes",
-        format.name(),
+        format,
         format.max_size()
     )]
     TooLarge { format: ExportFormat, size: u64 },
@@ -57,14 +61,13 @@ impl ExportError {
     fn kind(&self) -> FailureKind {
         match self {
             ExportError::Exists { .. } => FailureKind::Conflict,
-            ExportError::Twice { .. } | ExportError::OntoItself { .. } | ExportError::TooLarge { .. } => {
-                FailureKind::Input
-            }
+            ExportError::NoFolder { .. } => FailureKind::NotFound,
+            ExportError::Twice { .. }
+            | ExportError::IsFolder { .. }
+            | ExportError::OntoItself { .. }
+            | ExportError::TooLarge { .. } => FailureKind::Input,
             ExportError::Stopped(reason) | ExportError::Read(ReadError::Stopped { source: reason, .. }) => {
-                match reason {
-                    Impatience::TimedOut { .. } => FailureKind::TimedOut,
-                    Impatience::Cancelled { .. } => FailureKind::Cancelled,
-                }
+                reason.into()
             }
             // Either a defect or a host whose disk or memory cannot be trusted.
             ExportError::Differs { .. } => FailureKind::Internal,
@@ -82,8 +85,11 @@ impl ExportError {
             ExportError::Exists { .. } => {
                 Some("Use --force to replace it, or name another file with --output.")
             }
+            ExportError::NoFolder { .. } => Some("Make the folder first."),
             ExportError::Twice { .. } => Some("Give each format its own file."),
-            ExportError::OntoItself { .. } => Some("Name another file with --output."),
+            ExportError::IsFolder { .. } | ExportError::OntoItself { .. } => {
+                Some("Name another file with --output.")
+            }
             ExportError::TooLarge { .. } => Some("Export as qcow2, raw or vmdk."),
             ExportError::NoSpace { .. } => Some(
                 "Free space, or write elsewhere with --output. Compressed formats count as if nothing \

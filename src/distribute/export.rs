@@ -4,7 +4,6 @@
 use super::error::ExportError;
 use super::verify;
 use crate::disk::Format;
-use crate::disk::block::BLOCK_SIZE;
 use crate::disk::blocklist::BlockList;
 use crate::disk::reader::Reader;
 use crate::disk::writer::{ExportFormat, Pool};
@@ -17,6 +16,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use tokio::sync::watch;
 
+/// The part of an export's progress that is writing; the rest is reading back.
+pub(super) const WRITING: f32 = 0.6;
+
 /// The disk to export: the top of its chain.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {
@@ -26,73 +28,77 @@ pub struct Source<'a> {
     pub blocks: Option<&'a BlockList>,
 }
 
-#[derive(Clone, Debug)]
-pub struct Target {
+/// A file to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Export {
     pub format: ExportFormat,
-    pub path: PathBuf,
+    pub target: PathBuf,
+    /// A file that is there is replaced, once the new one is whole.
+    pub replace: bool,
 }
 
-/// How far an export is, in bytes of the disk's data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
-    Writing {
-        done: u64,
-        total: u64,
-    },
-    /// Reading back; `total` counts every file.
-    Verifying {
-        done: u64,
-        total: u64,
-    },
-}
-
-/// A file that is complete, verified and durable.
-#[derive(Clone, Debug)]
+/// A file that is complete, verified and durable. Sizes are in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exported {
     pub format: ExportFormat,
-    pub path: PathBuf,
-    /// Size of the disk in it, bytes.
+    pub target: PathBuf,
+    /// Size of the disk in it.
     pub virtual_size: u64,
-    /// Length of the file, bytes.
-    pub file_size: u64,
-    /// What it takes on the host's disk, bytes; less than its length where it has holes.
+    /// Length of the file.
+    pub bytes: u64,
+    /// What it takes on the host's disk; less than its length where it has holes.
     pub allocated: u64,
+}
+
+impl Export {
+    /// What can be known to go wrong before any work is done.
+    pub fn check(&self) -> Result<(), ExportError> {
+        let folder = folder_of(&self.target);
+        if !folder.is_dir() {
+            return Err(ExportError::NoFolder { path: folder.to_owned() });
+        }
+        match std::fs::metadata(&self.target) {
+            Ok(m) if m.is_dir() => Err(ExportError::IsFolder { path: self.target.clone() }),
+            Ok(_) if !self.replace => Err(ExportError::Exists { path: self.target.clone() }),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 #[derive(Debug)]
 pub struct Report {
     /// What the disk holds.
     pub blocks: BlockList,
-    /// In the order of the targets.
+    /// In the order in which they were asked for.
     pub files: Vec<Exported>,
 }
 
-/// Writes the disk, backing files included, to every target. All targets come
-/// about or none: each is read back by QEMU and compared with the block list
-/// before any gets its name. `replace` lets existing files be replaced.
+/// Writes the disk, backing files included, to every target. All come about or
+/// none: each is read back by QEMU and compared with the block list before any
+/// gets its name. `progress` is told parts of 1.
 pub async fn export(
     source: Source<'_>,
-    targets: &[Target],
-    replace: bool,
-    progress: &mut (dyn FnMut(Progress) + Send),
+    exports: &[Export],
+    progress: &mut (dyn FnMut(f32) + Send),
     patience: &Patience,
 ) -> Result<Report, ExportError> {
-    check_names(source.path, targets, replace)?;
+    check_names(source.path, exports)?;
     // Threads at work notice when nobody waits for them any more.
     let work = Patience { deadline: patience.deadline, cancel: patience.cancel.child_token() };
     let _stop = work.cancel.clone().drop_guard();
 
     let reader = Reader::open(source.path, source.format, &work).await?;
-    check_space(reader.size(), reader.data_blocks(), targets)?;
-    let blocks: u64 = reader.data_blocks().iter().map(|r| r.end - r.start).sum();
-    let total = blocks * BLOCK_SIZE as u64;
-    let (sender, receiver) = watch::channel(Progress::Writing { done: 0, total });
+    check_space(reader.size(), reader.data_blocks(), exports)?;
+    let (sender, receiver) = watch::channel(0.0);
     let pass = Pass {
         reader,
         source: source.path.to_owned(),
         expected: source.blocks.cloned(),
-        targets: targets.to_vec(),
-        total,
+        exports: exports.to_vec(),
         progress: sender.clone(),
     };
     let task = async {
@@ -109,8 +115,8 @@ pub async fn export(
 /// Runs `task` and tells its progress meanwhile.
 async fn told<T>(
     task: impl Future<Output = T>,
-    mut receiver: watch::Receiver<Progress>,
-    progress: &mut (dyn FnMut(Progress) + Send),
+    mut receiver: watch::Receiver<f32>,
+    progress: &mut (dyn FnMut(f32) + Send),
 ) -> T {
     tokio::pin!(task);
     loop {
@@ -125,38 +131,31 @@ async fn told<T>(
     }
 }
 
-fn check_names(source: &Path, targets: &[Target], replace: bool) -> Result<(), ExportError> {
+fn check_names(source: &Path, exports: &[Export]) -> Result<(), ExportError> {
     let origin = std::fs::metadata(source).ok().map(|m| (m.dev(), m.ino()));
-    for (number, target) in targets.iter().enumerate() {
-        let path = target.path.clone();
-        if targets[..number].iter().any(|t| t.path == path) {
-            return Err(ExportError::Twice { path });
+    for (number, export) in exports.iter().enumerate() {
+        let path = &export.target;
+        if exports[..number].iter().any(|e| e.target == *path) {
+            return Err(ExportError::Twice { path: path.clone() });
         }
-        if let Ok(there) = std::fs::metadata(&path) {
-            if Some((there.dev(), there.ino())) == origin {
-                return Err(ExportError::OntoItself { path });
-            }
-            if !replace {
-                return Err(ExportError::Exists { path });
-            }
+        if origin.is_some() && std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino())) == origin {
+            return Err(ExportError::OntoItself { path: path.clone() });
         }
+        export.check()?;
     }
     Ok(())
 }
 
-fn check_space(size: u64, data: &[Range<u64>], targets: &[Target]) -> Result<(), ExportError> {
+fn check_space(size: u64, data: &[Range<u64>], exports: &[Export]) -> Result<(), ExportError> {
     // By file system: several targets may share one.
     let mut needs: BTreeMap<u64, (PathBuf, u64)> = BTreeMap::new();
-    for target in targets {
-        if size > target.format.max_size() {
-            return Err(ExportError::TooLarge { format: target.format, size });
+    for Export { format, target, .. } in exports {
+        if size > format.max_size() {
+            return Err(ExportError::TooLarge { format: *format, size });
         }
-        let io = |source| ExportError::write(&target.path, source);
-        let path = std::path::absolute(&target.path).map_err(io)?;
-        let folder = path.parent().unwrap_or(Path::new("/"));
-        let device = std::fs::metadata(folder).map_err(io)?.dev();
-        needs.entry(device).or_insert_with(|| (folder.to_owned(), 0)).1 +=
-            target.format.worst_case(size, data);
+        let folder = folder_of(target);
+        let device = std::fs::metadata(folder).map_err(|e| ExportError::write(target, e))?.dev();
+        needs.entry(device).or_insert_with(|| (folder.to_owned(), 0)).1 += format.worst_case(size, data);
     }
     for (folder, needed) in needs.into_values() {
         let free = files::free_space(&folder).map_err(|e| ExportError::write(&folder, e))?;
@@ -169,7 +168,7 @@ fn check_space(size: u64, data: &[Range<u64>], targets: &[Target]) -> Result<(),
 
 /// A target that is written but has not got its name yet.
 pub struct Written {
-    pub target: Target,
+    pub export: Export,
     pub staged: Staged,
     pub virtual_size: u64,
 }
@@ -179,10 +178,8 @@ struct Pass {
     reader: Reader,
     source: PathBuf,
     expected: Option<BlockList>,
-    targets: Vec<Target>,
-    /// Bytes to read.
-    total: u64,
-    progress: watch::Sender<Progress>,
+    exports: Vec<Export>,
+    progress: watch::Sender<f32>,
 }
 
 impl Pass {
@@ -191,24 +188,23 @@ impl Pass {
         let pool = Pool::new().map_err(ExportError::Threads)?;
         let mut written = Vec::new();
         let mut writers = Vec::new();
-        for target in self.targets {
-            let io = |source| ExportError::write(&target.path, source);
-            let staged = Staged::new(&target.path).map_err(io)?;
+        for export in self.exports {
+            let io = |source| ExportError::write(&export.target, source);
+            let staged = Staged::new(&export.target).map_err(io)?;
             let file = File::create_new(staged.path()).map_err(io)?;
-            let writer = target.format.writer(file, size, &pool).map_err(io)?;
-            writers.push((target.path.clone(), writer));
-            written.push(Written { virtual_size: target.format.virtual_size(size), target, staged });
+            let writer = export.format.writer(file, size, &pool).map_err(io)?;
+            writers.push((export.target.clone(), writer));
+            written.push(Written { virtual_size: export.format.virtual_size(size), export, staged });
         }
+        let total: u64 = self.reader.data_blocks().iter().map(|r| r.end - r.start).sum();
         let mut blocks = BlockList::new(size);
-        let mut done = 0;
         for block in self.reader {
             let (index, block) = block?;
             blocks.insert(index, &block);
             for (path, writer) in &mut writers {
                 writer.write(index, &block).map_err(|e| ExportError::write(path, e))?;
             }
-            done += BLOCK_SIZE as u64;
-            self.progress.send_replace(Progress::Writing { done, total: self.total });
+            self.progress.send_replace(WRITING * blocks.blocks().len() as f32 / total as f32);
         }
         if let Some(expected) = &self.expected
             && let Some(difference) = expected.difference(&blocks, expected.size())
@@ -224,17 +220,11 @@ impl Pass {
 }
 
 fn publish(written: Written) -> Result<Exported, ExportError> {
-    let Written { target, staged, virtual_size } = written;
-    let io = |source| ExportError::write(&target.path, source);
+    let Written { export: Export { format, target, .. }, staged, virtual_size } = written;
+    let io = |source| ExportError::write(&target, source);
     staged.commit().map_err(io)?;
-    let metadata = std::fs::metadata(&target.path).map_err(io)?;
-    Ok(Exported {
-        format: target.format,
-        virtual_size,
-        file_size: metadata.len(),
-        allocated: metadata.blocks() * 512,
-        path: target.path,
-    })
+    let metadata = std::fs::metadata(&target).map_err(io)?;
+    Ok(Exported { format, virtual_size, bytes: metadata.len(), allocated: metadata.blocks() * 512, target })
 }
 
 #[cfg(test)]

@@ -4,5 +4,6 @@ mod error;
 mod export;
 mod verify;
 
+pub use crate::disk::writer::ExportFormat;
 pub use error::ExportError;
-pub use export::{Exported, Progress, Report, Source, Target, export};
+pub use export::{Export, Exported, Report, Source, export};

@@ -1,4 +1,5 @@
 use super::*;
+use crate::disk::block::BLOCK_SIZE;
 use crate::disk::reader::ReadError;
 use crate::model::{Failure, FailureKind};
 use std::os::unix::fs::FileExt;
@@ -46,9 +47,12 @@ fn chain(folder: &Path, mib: u64) -> PathBuf {
     folder.join("top.qcow2")
 }
 
-fn all_formats(folder: &Path) -> Vec<Target> {
-    let target = |format: ExportFormat| Target { format, path: folder.join(format.name()) };
-    ExportFormat::ALL.into_iter().map(target).collect()
+fn to(format: ExportFormat, target: PathBuf) -> Export {
+    Export { format, target, replace: false }
+}
+
+fn all_formats(folder: &Path) -> Vec<Export> {
+    ExportFormat::ALL.into_iter().map(|f| to(f, folder.join(f.as_str()))).collect()
 }
 
 fn source(path: &Path) -> Source<'_> {
@@ -78,26 +82,27 @@ async fn one_pass_writes_every_format() {
     let mut seen = Vec::new();
     let mut tell = |p| seen.push(p);
     let targets = all_formats(out.path());
-    let report = export(source(&top), &targets, false, &mut tell, &patience()).await.unwrap();
+    let report = export(source(&top), &targets, &mut tell, &patience()).await.unwrap();
     for (file, target) in report.files.iter().zip(&targets) {
         let size = if driver(file.format) == "vpc" { 97 << 20 } else { (96 << 20) + 512 };
-        assert_eq!((file.format, &file.path, file.virtual_size), (target.format, &target.path, size));
-        let (driver, path) = (driver(file.format), file.path.to_str().unwrap());
+        assert_eq!((file.format, &file.target, file.virtual_size), (target.format, &target.target, size));
+        let (driver, path) = (driver(file.format), file.target.to_str().unwrap());
         run(folder.path(), "qemu-img", &["compare", "-f", "qcow2", "-F", driver, "top.qcow2", path]);
     }
-    let mut expected: Vec<&str> = ExportFormat::ALL.iter().map(|f| f.name()).collect();
+    let mut expected: Vec<&str> = ExportFormat::ALL.iter().map(|f| f.as_str()).collect();
     expected.sort_unstable();
     assert_eq!(names(out.path()), expected);
-    assert!(matches!(seen.last(), Some(Progress::Verifying { done, total }) if done == total));
+    assert!(seen.is_sorted() && seen.last() == Some(&1.0), "{seen:?}");
 
     // Once more, with the list as what is expected, over what is there: the same files, byte for byte.
-    let first: Vec<Vec<u8>> = targets.iter().map(|t| std::fs::read(&t.path).unwrap()).collect();
+    let first: Vec<Vec<u8>> = targets.iter().map(|t| std::fs::read(&t.target).unwrap()).collect();
     let expected = Source { blocks: Some(&report.blocks), ..source(&top) };
-    let refused = export(expected, &targets, false, &mut |_| (), &patience()).await.unwrap_err();
+    let refused = export(expected, &targets, &mut |_| (), &patience()).await.unwrap_err();
     assert!(matches!(refused, ExportError::Exists { .. }), "{refused}");
     assert_eq!(Failure::from(refused).kind, FailureKind::Conflict);
-    export(expected, &targets, true, &mut |_| (), &patience()).await.unwrap();
-    assert!(targets.iter().zip(first).all(|(t, bytes)| std::fs::read(&t.path).unwrap() == bytes));
+    let again: Vec<Export> = targets.iter().map(|t| Export { replace: true, ..t.clone() }).collect();
+    export(expected, &again, &mut |_| (), &patience()).await.unwrap();
+    assert!(targets.iter().zip(first).all(|(t, bytes)| std::fs::read(&t.target).unwrap() == bytes));
 }
 
 /// Bytes are flipped all over every file; verification must object exactly when QEMU reads other content.
@@ -106,13 +111,12 @@ async fn a_flipped_byte_is_caught_in_every_format() {
     let folder = tempfile::tempdir().unwrap();
     let top = chain(folder.path(), 16);
     let reader = Reader::open(&top, Format::Qcow2, &patience()).await.unwrap();
-    let (progress, _receiver) = watch::channel(Progress::Writing { done: 0, total: 0 });
+    let (progress, _receiver) = watch::channel(0.0);
     let pass = Pass {
         reader,
         source: top.clone(),
         expected: None,
-        targets: all_formats(folder.path()),
-        total: 0,
+        exports: all_formats(folder.path()),
         progress: progress.clone(),
     };
     let (blocks, written) = tokio::task::spawn_blocking(move || pass.run()).await.unwrap().unwrap();
@@ -121,7 +125,7 @@ async fn a_flipped_byte_is_caught_in_every_format() {
     for written in written {
         let file = File::options().read(true).write(true).open(written.staged.path()).unwrap();
         let length = file.metadata().unwrap().len();
-        let driver = driver(written.target.format);
+        let driver = driver(written.export.format);
         for place in noise(length, 10).into_iter().map(|n| u64::from(n) * (length - 1) / 255) {
             let mut byte = [0];
             file.read_exact_at(&mut byte, place).unwrap();
@@ -133,7 +137,7 @@ async fn a_flipped_byte_is_caught_in_every_format() {
                 .arg(written.staged.path())
                 .output()
                 .unwrap();
-            let name = written.target.format.name();
+            let name = written.export.format.as_str();
             assert_eq!(verdict.is_ok(), compare.status.success(), "{name} at byte {place}: {verdict:?}");
             caught += usize::from(verdict.is_err());
             file.write_all_at(&byte, place).unwrap();
@@ -148,11 +152,11 @@ async fn a_disk_that_changed_is_not_exported() {
     let folder = tempfile::tempdir().unwrap();
     let out = tempfile::tempdir().unwrap();
     let top = chain(folder.path(), 16);
-    let targets = [Target { format: ExportFormat::Vmdk, path: out.path().join("a.vmdk") }];
-    let report = export(source(&top), &targets, false, &mut |_| (), &patience()).await.unwrap();
+    let targets = [Export { replace: true, ..to(ExportFormat::Vmdk, out.path().join("a.vmdk")) }];
+    let report = export(source(&top), &targets, &mut |_| (), &patience()).await.unwrap();
     run(folder.path(), "qemu-io", &["-f", "qcow2", "-c", "write -P 1 9M 1", "top.qcow2"]);
     let expected = Source { blocks: Some(&report.blocks), ..source(&top) };
-    let error = export(expected, &targets, true, &mut |_| (), &patience()).await.unwrap_err();
+    let error = export(expected, &targets, &mut |_| (), &patience()).await.unwrap_err();
     let text = error.to_string();
     assert!(text.ends_with("1 of its blocks of 512 KiB differ, at byte 9437184"), "{text}");
     assert_eq!(names(out.path()), ["a.vmdk"]);
@@ -164,8 +168,7 @@ async fn what_cannot_be_read_leaves_nothing() {
     let out = tempfile::tempdir().unwrap();
     let top = chain(folder.path(), 16);
     std::fs::remove_file(folder.path().join("1.qcow2")).unwrap();
-    let error =
-        export(source(&top), &all_formats(out.path()), false, &mut |_| (), &patience()).await.unwrap_err();
+    let error = export(source(&top), &all_formats(out.path()), &mut |_| (), &patience()).await.unwrap_err();
     assert!(matches!(error, ExportError::Read(ReadError::Read { .. })), "{error}");
     assert!(error.to_string().contains("1.qcow2"), "{error}");
     assert_eq!(names(out.path()), [""; 0]);
@@ -179,8 +182,7 @@ async fn a_cancelled_export_leaves_nothing() {
     let patience = patience();
     let cancel = patience.cancel.clone();
     let mut tell = |_| cancel.cancel();
-    let error =
-        export(source(&top), &all_formats(out.path()), false, &mut tell, &patience).await.unwrap_err();
+    let error = export(source(&top), &all_formats(out.path()), &mut tell, &patience).await.unwrap_err();
     assert_eq!(Failure::from(error).kind, FailureKind::Cancelled);
     assert_eq!(names(out.path()), [""; 0]);
 }
@@ -191,15 +193,15 @@ async fn names_are_checked_first() {
     let path = folder.path().join("a.raw");
     std::fs::write(&path, [1; 512]).unwrap();
     let origin = Source { path: &path, format: Format::Raw, blocks: None };
-    let target = |path: PathBuf| Target { format: ExportFormat::Raw, path };
-    let onto = export(origin, &[target(path.clone())], true, &mut |_| (), &patience()).await.unwrap_err();
+    let target = |path: PathBuf| Export { replace: true, ..to(ExportFormat::Raw, path) };
+    let onto = export(origin, &[target(path.clone())], &mut |_| (), &patience()).await.unwrap_err();
     assert!(matches!(onto, ExportError::OntoItself { .. }), "{onto}");
     let same = [target(folder.path().join("b")), target(folder.path().join("b"))];
-    let twice = export(origin, &same, true, &mut |_| (), &patience()).await.unwrap_err();
+    let twice = export(origin, &same, &mut |_| (), &patience()).await.unwrap_err();
     assert!(matches!(twice, ExportError::Twice { .. }), "{twice}");
     let nowhere = [target(folder.path().join("none/b"))];
-    let nowhere = export(origin, &nowhere, true, &mut |_| (), &patience()).await.unwrap_err();
-    assert!(matches!(nowhere, ExportError::Write { .. }), "{nowhere}");
+    let nowhere = export(origin, &nowhere, &mut |_| (), &patience()).await.unwrap_err();
+    assert!(matches!(nowhere, ExportError::NoFolder { .. }), "{nowhere}");
     assert_eq!(names(folder.path()), ["a.raw"]);
 }
 
@@ -210,13 +212,13 @@ fn space_is_counted_over_all_targets() {
     // Two thirds of what is free: one such file fits, two do not.
     let blocks = free / 3 * 2 / BLOCK_SIZE as u64;
     let size = blocks * BLOCK_SIZE as u64;
-    let target = |name: &str| Target { format: ExportFormat::Raw, path: folder.path().join(name) };
+    let target = |name: &str| to(ExportFormat::Raw, folder.path().join(name));
     let all = 0..blocks;
     let data = std::slice::from_ref(&all);
     check_space(size, data, &[target("a")]).unwrap();
     let error = check_space(size, data, &[target("a"), target("b")]).unwrap_err();
     assert!(matches!(error, ExportError::NoSpace { .. }), "{error}");
-    let vhd = Target { format: ExportFormat::Vhd, path: folder.path().join("c") };
+    let vhd = to(ExportFormat::Vhd, folder.path().join("c"));
     let large = check_space(3 << 40, &[], &[vhd]).unwrap_err();
     assert!(matches!(large, ExportError::TooLarge { .. }), "{large}");
 }

@@ -1,13 +1,12 @@
 //! Reads what was written with another implementation than the one that wrote it.
 
 use super::error::ExportError;
-use super::export::{Progress, Written};
-use crate::disk::block::BLOCK_SIZE;
+use super::export::{WRITING, Written};
 use crate::disk::blocklist::BlockList;
 use crate::disk::reader::Reader;
 use crate::support::wait::Patience;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
@@ -15,27 +14,26 @@ use tokio::task::JoinSet;
 pub async fn all(
     written: &[Written],
     blocks: &BlockList,
-    progress: &watch::Sender<Progress>,
+    progress: &watch::Sender<f32>,
     patience: &Patience,
 ) -> Result<(), ExportError> {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let turns = Arc::new(Semaphore::new(cores));
     let blocks = Arc::new(blocks.clone());
-    let done = Arc::new(AtomicU64::new(0));
-    let total = (blocks.blocks().len() * BLOCK_SIZE * written.len()) as u64;
+    let done = Arc::new(AtomicUsize::new(0));
+    let total = (blocks.blocks().len() * written.len()) as f32;
     let mut checks = JoinSet::new();
     for file in written {
-        let (path, format) = (file.staged.path().to_owned(), file.target.format);
-        let (target, size) = (file.target.path.clone(), file.virtual_size);
+        let (path, format) = (file.staged.path().to_owned(), file.export.format);
+        let (target, size) = (file.export.target.clone(), file.virtual_size);
         let (turns, blocks, patience) = (turns.clone(), blocks.clone(), patience.clone());
         let (done, progress) = (done.clone(), progress.clone());
         checks.spawn(async move {
             let _turn = turns.acquire_owned().await;
             let reader = Reader::open(&path, format.read_as(), &patience).await?;
-            let step = BLOCK_SIZE as u64;
             let tell = move || {
-                let done = done.fetch_add(step, Ordering::Relaxed) + step;
-                progress.send_replace(Progress::Verifying { done: done.min(total), total });
+                let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+                progress.send_replace(WRITING + (1.0 - WRITING) * (done as f32 / total).min(1.0));
             };
             let list = tokio::task::spawn_blocking(move || BlockList::read(reader, tell));
             let list = list.await.expect("reading does not panic")?;

@@ -6,8 +6,8 @@ use crate::catalog::CatalogError;
 use crate::catalog::artifact::Artifact;
 use crate::catalog::build::Build;
 use crate::catalog::image::{Image, ImageName};
-use crate::distribute::{Export, Exported};
-use crate::model::{Failure, FailureKind};
+use crate::distribute::{self, Export, Exported};
+use crate::model::{DiskFormat, Failure, FailureKind};
 use crate::support::wait::Patience;
 use std::path::PathBuf;
 
@@ -69,18 +69,19 @@ pub fn disk(service: &Service, image: &Image) -> Result<(Artifact, PathBuf, Deta
     Ok((artifact, path, Details::read(image)?))
 }
 
-/// Writes an image's disk as one file that needs nothing of kiln.
+/// Writes an image's disk as files that need nothing of kiln, all in one pass.
 pub async fn export(
     service: &Service,
     name: &str,
-    export: &Export,
+    exports: &[Export],
     progress: &mut (dyn FnMut(f32) + Send),
     patience: &Patience,
-) -> Result<(Image, Exported), Failure> {
+) -> Result<(Image, Vec<Exported>), Failure> {
     let image = find(service, name)?;
     let (_, path, _) = disk(service, &image)?;
-    let exported = export.apply(&path, progress, patience).await?;
-    Ok((image, exported))
+    let source = distribute::Source { path: &path, format: DiskFormat::Qcow2, blocks: None };
+    let report = distribute::export(source, exports, progress, patience).await?;
+    Ok((image, report.files))
 }
 
 /// What a removal freed.

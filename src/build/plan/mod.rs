@@ -246,12 +246,7 @@ impl Plan {
 
     /// The files that the recipe wants written; what is there is replaced.
     pub fn exports(&self) -> impl Iterator<Item = Export> {
-        self.recipe.exports.iter().map(|e| Export {
-            format: e.format,
-            target: e.path.clone(),
-            replace: true,
-            compress: false,
-        })
+        self.recipe.exports.iter().map(|e| Export { format: e.format, target: e.path.clone(), replace: true })
     }
 
     /// # Errors

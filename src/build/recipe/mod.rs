@@ -13,7 +13,8 @@ mod settings;
 pub use component::{ComponentUse, Reference};
 pub use settings::{DiskInterface, Network, Settings, Timeouts};
 
-use crate::model::{DiskFormat, Failure, FailureKind, ResourceName, Version};
+use crate::disk::writer::ExportFormat;
+use crate::model::{Failure, FailureKind, ResourceName, Version};
 use crate::support::diagnostic::{Diagnostic, Findings};
 use crate::support::source::{Source, Span};
 use crate::support::yaml;
@@ -56,7 +57,7 @@ pub struct Located<T> {
 /// A file to write once the image is AVAILABLE.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Export {
-    pub format: DiskFormat,
+    pub format: ExportFormat,
     pub path: PathBuf,
     pub span: Span,
 }

@@ -1,7 +1,8 @@
 //! `kiln`: what EC2 Image Builder has no field for.
 
 use super::Export;
-use crate::model::{DiskFormat, Firmware};
+use crate::disk::writer::ExportFormat;
+use crate::model::Firmware;
 use crate::support::diagnostic::Findings;
 use crate::support::yaml::{Fields, Node, Value};
 use std::path::Path;
@@ -214,10 +215,12 @@ fn exports(node: &Node, folder: &Path, findings: &mut Findings) -> Vec<Export> {
             continue;
         };
         let format = match format {
-            Some(node) => one_of(node, "an export's format", &DiskFormat::ALL, DiskFormat::as_str, findings),
+            Some(node) => {
+                one_of(node, "an export's format", &ExportFormat::ALL, ExportFormat::as_str, findings)
+            }
             None => {
                 let end = Path::new(text).extension().and_then(|e| e.to_str()).unwrap_or_default();
-                let format = end.parse::<DiskFormat>().ok();
+                let format = ExportFormat::of_extension(end);
                 if format.is_none() {
                     findings
                         .error(
@@ -226,8 +229,7 @@ fn exports(node: &Node, folder: &Path, findings: &mut Findings) -> Vec<Export> {
                             format!("`{text}` does not say in which format to export"),
                         )
                         .help = Some(
-                        "end it in .raw, .qcow2, .vmdk, .vhd or .vhdx, or give {format: raw, path: ...}"
-                            .into(),
+                        "end it in .raw, .qcow2, .vmdk or .vhd, or give {format: raw, path: ...}".into(),
                     );
                 }
                 format

@@ -3,8 +3,8 @@
 use super::planning;
 use crate::cli::Settings;
 use crate::cli::render::{Format, Progress};
-use crate::distribute::Export;
-use crate::model::{DiskFormat, Failure};
+use crate::distribute::{Export, ExportFormat, Exported};
+use crate::model::Failure;
 use crate::service::image::{self, Shown};
 use crate::support::clock::rfc3339;
 use crate::support::wait::Patience;
@@ -34,18 +34,15 @@ enum Verb {
     Export {
         /// name, name/1.0.x, name/1.0.0 or name/1.0.0/3
         image: String,
-        /// Format: raw, qcow2, vmdk, vhd or vhdx
+        /// Format: qcow2, qcow2-zstd, raw, vmdk, vhd or vhd-dynamic; may be given several times
         #[arg(long = "to", value_name = "FORMAT", default_value = "qcow2")]
-        to: DiskFormat,
-        /// File to write [default: NAME.FORMAT here]
-        #[arg(long, short, value_name = "FILE")]
+        to: Vec<ExportFormat>,
+        /// File to write, or the folder for several [default: NAME.FORMAT here]
+        #[arg(long, short, value_name = "PATH")]
         output: Option<PathBuf>,
-        /// Replace a file that is there
+        /// Replace files that are there
         #[arg(long)]
         force: bool,
-        /// Compress (qcow2)
-        #[arg(long)]
-        compress: bool,
     },
     /// Remove an image, its logs, and its disk unless another image stands on it
     Remove {
@@ -75,29 +72,22 @@ pub async fn run(
                 Format::Human => show(&shown),
             }
         }
-        Verb::Export { image, to, output, force, compress } => {
-            let target = match output {
-                Some(output) => output,
-                None => {
-                    let found = image::find(&service, &image)?;
-                    PathBuf::from(format!("{}.{to}", crate::model::slug(&found.name)))
-                }
-            };
-            let export = Export { format: to, target, replace: force, compress };
-            export.check()?;
+        Verb::Export { image, to, output, force } => {
+            let exports = exports(&image::find(&service, &image)?.name, &to, output, force);
+            exports.iter().try_for_each(Export::check)?;
             let bar = bar(settings);
             let mut progress = |part: f32| bar.set_position((part * 1000.0) as u64);
             let patience = Patience::unlimited(cancel);
-            let (from, done) = image::export(&service, &image, &export, &mut progress, &patience).await?;
+            let (from, files) = image::export(&service, &image, &exports, &mut progress, &patience).await?;
             bar.finish_and_clear();
             match settings.format {
                 Format::Json => println!(
                     "{}",
-                    json!({"image": from.to_string(), "format": to.as_str(), "path": done.target, "bytes": done.bytes})
+                    json!({"image": from.to_string(), "files": files.iter().map(exported).collect::<Vec<_>>()})
                 ),
-                Format::Human => {
-                    println!("{from} as {to}: {} ({} MiB)", done.target.display(), done.bytes >> 20);
-                }
+                Format::Human => files.iter().for_each(|f| {
+                    println!("{from} as {}: {} ({} MiB)", f.format, f.target.display(), f.allocated >> 20);
+                }),
             }
         }
         Verb::Remove { image } => {
@@ -114,6 +104,34 @@ pub async fn run(
         }
     }
     Ok(0)
+}
+
+/// Several files, or one whose place is a folder, are named after the image and the format.
+fn exports(name: &str, to: &[ExportFormat], output: Option<PathBuf>, replace: bool) -> Vec<Export> {
+    let own_name = |format: ExportFormat| {
+        let suffix = match format {
+            ExportFormat::Qcow2Zstd => ".zstd",
+            ExportFormat::VhdDynamic => ".dynamic",
+            _ => "",
+        };
+        PathBuf::from(format!("{}{suffix}.{}", crate::model::slug(name), format.extension()))
+    };
+    let target = |format| match &output {
+        Some(output) if to.len() == 1 && !output.is_dir() => output.clone(),
+        Some(folder) => folder.join(own_name(format)),
+        None => own_name(format),
+    };
+    to.iter().map(|&format| Export { format, target: target(format), replace }).collect()
+}
+
+fn exported(file: &Exported) -> Value {
+    json!({
+        "format": file.format.as_str(),
+        "path": file.target,
+        "bytes": file.bytes,
+        "allocatedBytes": file.allocated,
+        "virtualSize": file.virtual_size,
+    })
 }
 
 fn bar(settings: &Settings) -> ProgressBar {

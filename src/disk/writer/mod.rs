@@ -13,10 +13,12 @@ pub use pool::Pool;
 
 use super::Format;
 use super::block::{BLOCK_SIZE, Block, data_runs};
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 /// A file format that kiln writes.
@@ -58,8 +60,8 @@ impl ExportFormat {
         ExportFormat::VhdDynamic,
     ];
 
-    /// The word for it on the command line.
-    pub fn name(self) -> &'static str {
+    /// The word for it, in recipes too.
+    pub fn as_str(self) -> &'static str {
         match self {
             ExportFormat::Qcow2 => "qcow2",
             ExportFormat::Qcow2Zstd => "qcow2-zstd",
@@ -70,8 +72,12 @@ impl ExportFormat {
         }
     }
 
-    pub fn from_name(name: &str) -> Option<ExportFormat> {
-        ExportFormat::ALL.into_iter().find(|f| f.name() == name)
+    /// The format that a file name usually stands for, by what is behind its last dot.
+    pub fn of_extension(extension: &str) -> Option<ExportFormat> {
+        match extension {
+            "img" => Some(ExportFormat::Raw),
+            other => ExportFormat::ALL.into_iter().find(|f| f.extension() == other),
+        }
     }
 
     /// How file names of it usually end, without a dot.
@@ -137,6 +143,23 @@ impl ExportFormat {
             ExportFormat::Vhd => Box::new(vhd::Fixed::new(file, size)?),
             ExportFormat::VhdDynamic => Box::new(vhd::Dynamic::new(file, size)),
         })
+    }
+}
+
+impl fmt::Display for ExportFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for ExportFormat {
+    type Err = String;
+    fn from_str(text: &str) -> Result<ExportFormat, String> {
+        let names = ExportFormat::ALL.map(ExportFormat::as_str).join(", ");
+        ExportFormat::ALL
+            .into_iter()
+            .find(|f| f.as_str() == text)
+            .ok_or_else(|| format!("nothing is exported as `{text}`: {names}"))
     }
 }
 

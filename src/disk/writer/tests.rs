@@ -80,7 +80,7 @@ fn comes_back(bytes: &[u8]) {
     std::fs::write(&raw, bytes).unwrap();
     let pool = Pool::new().unwrap();
     for format in ExportFormat::ALL {
-        let path = folder.path().join(format.name());
+        let path = folder.path().join(format.as_str());
         write(format, bytes, &path, &pool);
         let driver = crate::disk::image::driver(format.read_as());
         if matches!(format, ExportFormat::Qcow2 | ExportFormat::Qcow2Zstd | ExportFormat::Vmdk) {
@@ -93,7 +93,7 @@ fn comes_back(bytes: &[u8]) {
         let blocks: Vec<_> = std::iter::once(0..size.div_ceil(BLOCK_SIZE as u64)).collect();
         let taken = std::fs::metadata(&path).unwrap().blocks() * 512;
         let limit = format.worst_case(size, &blocks);
-        assert!(taken <= limit, "{}: {taken} bytes, {limit} foretold", format.name());
+        assert!(taken <= limit, "{}: {taken} bytes, {limit} foretold", format.as_str());
     }
 }
 
@@ -144,7 +144,7 @@ fn large_sparse_disks_come_back() {
     let size: u64 = (5 << 40) / 4 + 512;
     let places = [0, 1023, 1024, size / BLOCK_SIZE as u64 - 1];
     for format in ExportFormat::ALL {
-        let path = folder.path().join(format.name());
+        let path = folder.path().join(format.as_str());
         let mut writer = format.writer(File::create_new(&path).unwrap(), size, &pool).unwrap();
         for (pattern, place) in (1..).zip(places) {
             let mut bytes = vec![0; BLOCK_SIZE];

@@ -87,7 +87,8 @@ impl Host {
     }
 }
 
-fn missing_tools(architecture: Architecture) -> Vec<MissingTool> {
+/// What building a base from packages uses and this host does not have.
+pub fn missing_tools(architecture: Architecture) -> Vec<MissingTool> {
     let program = |what: &'static str, package| (what, package, on_path(what));
     let file = |what: &'static str, package| (what, package, Path::new(what).exists());
     let mut all = vec![

@@ -13,8 +13,9 @@ mod store;
 mod tree;
 mod work;
 
-pub use build::{Progress, build};
+pub use build::{Progress, build, missing_tools};
 pub use definition::{Content, Definition, Packages, built_in, find, is_name, parse};
-pub use error::BaseError;
+pub use error::{BaseError, MissingTool};
 pub use import::{Form, Import, import};
 pub use store::{BaseImage, Origin, Store};
+pub use work::probe as can_isolate;

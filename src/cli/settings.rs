@@ -1,7 +1,8 @@
 //! What the command line, the environment and the home folder say. Read here and nowhere else.
 
 use crate::machine::Accelerator;
-use crate::model::{Failure, FailureKind};
+use crate::machine::accelerator::{self, Choice};
+use crate::model::{Architecture, Failure, FailureKind};
 use crate::support::wait::Patience;
 use std::path::PathBuf;
 
@@ -10,6 +11,16 @@ pub enum Accel {
     Auto,
     Kvm,
     Tcg,
+}
+
+impl From<Accel> for Choice {
+    fn from(accel: Accel) -> Choice {
+        match accel {
+            Accel::Auto => Choice::Auto,
+            Accel::Kvm => Choice::Kvm,
+            Accel::Tcg => Choice::Tcg,
+        }
+    }
 }
 
 /// Settings of one invocation, resolved.
@@ -40,11 +51,7 @@ impl Settings {
 
     /// What guests are run with. `auto` never falls back to emulation by itself.
     pub async fn accelerator(&self, patience: &Patience) -> Result<Accelerator, Failure> {
-        let _ = patience;
-        match self.accel {
-            Accel::Kvm => Ok(Accelerator::Kvm),
-            Accel::Tcg | Accel::Auto => Ok(Accelerator::Tcg),
-        }
+        accelerator::resolve(self.accel.into(), Architecture::HOST, &self.home, patience).await
     }
 }
 

@@ -139,6 +139,12 @@ fn absolute(path: &Path) -> Result<PathBuf, DiskError> {
     std::path::absolute(path).map_err(|source| DiskError::Io { path: path.into(), source })
 }
 
+/// What `qemu-img` calls itself.
+pub async fn tool_version(patience: &Patience) -> Result<String, CommandError> {
+    let text = Tool::new("qemu-img").arg("--version").run(patience).await?.text();
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
 fn failed(operation: &'static str, path: &Path) -> impl Fn(CommandError) -> DiskError + use<> {
     let path = path.to_owned();
     move |error| {

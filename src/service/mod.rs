@@ -2,6 +2,7 @@
 
 pub mod build;
 pub mod component;
+pub mod doctor;
 pub mod image;
 pub mod log;
 

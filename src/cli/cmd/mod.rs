@@ -4,6 +4,7 @@ mod base;
 mod completion;
 mod component;
 mod console;
+mod doctor;
 mod image;
 mod log;
 mod plan;
@@ -20,6 +21,7 @@ pub enum Command {
     Completion(completion::Arguments),
     Component(component::Arguments),
     Console(console::Arguments),
+    Doctor(doctor::Arguments),
     Image(image::Arguments),
     Log(log::Arguments),
     Plan(plan::Arguments),
@@ -33,6 +35,7 @@ pub async fn run(command: Command, settings: &Settings, cancel: &CancellationTok
         Command::Completion(arguments) => completion::run(arguments),
         Command::Component(arguments) => component::run(arguments, settings, cancel).await,
         Command::Console(arguments) => console::run(arguments, settings, cancel).await,
+        Command::Doctor(arguments) => doctor::run(arguments, settings, cancel).await,
         Command::Image(arguments) => image::run(arguments, settings, cancel).await,
         Command::Log(arguments) => log::run(arguments, settings),
         Command::Plan(arguments) => plan::run(arguments, settings, cancel).await,

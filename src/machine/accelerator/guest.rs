@@ -13,7 +13,7 @@ use crate::support::files;
 use crate::support::wait::Patience;
 
 /// A host that works needs a tenth of a second.
-const LIMIT: Duration = Duration::from_secs(5);
+pub(super) const LIMIT: Duration = Duration::from_secs(5);
 /// A guest that tells QEMU to exit with 0x10 makes it exit with 0x10 * 2 + 1.
 const EXIT: u8 = 0x10;
 
@@ -38,6 +38,7 @@ pub(super) async fn run(
     qemu: &Qemu,
     accelerator: Accelerator,
     home: &Path,
+    limit: Duration,
     patience: &Patience,
 ) -> Result<Trial, MachineError> {
     let folder = home.join("tmp");
@@ -51,7 +52,7 @@ pub(super) async fn run(
         .args(["-accel", accelerator.as_str()])
         .args(["-cpu", default_cpu(qemu.architecture, accelerator, qemu.version)])
         .args(boot(qemu.architecture, path));
-    match tool.run(&patience.at_most(LIMIT)).await {
+    match tool.run(&patience.at_most(limit)).await {
         Ok(_) if qemu.architecture == Architecture::Aarch64 => Ok(Trial::Works),
         Ok(_) => Ok(Trial::Fails("QEMU ended before the guest did".into())),
         Err(CommandError::Failed { status, .. }) if ended_by_guest(qemu.architecture, status.code()) => {

@@ -21,6 +21,9 @@ use crate::support::wait::Patience;
 
 const NODE: &str = "/dev/kvm";
 
+/// How to go on without KVM.
+pub const EMULATE: &str = "To run guests in emulation, about ten times slower: `--accel tcg`, or KILN_ACCEL=tcg in the environment.";
+
 /// What the user wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
@@ -84,7 +87,7 @@ pub async fn probe(
     let trial = match known {
         Some(trial) => trial,
         None => {
-            let trial = guest::run(&qemu, Accelerator::Kvm, home, patience).await?;
+            let trial = guest::run(&qemu, Accelerator::Kvm, home, guest::LIMIT, patience).await?;
             cache::store(home, key, &trial);
             trial
         }
@@ -103,7 +106,7 @@ pub async fn emulation_works(
     patience: &Patience,
 ) -> Result<Result<(), String>, MachineError> {
     let qemu = Qemu::find(architecture, patience).await?;
-    Ok(match guest::run(&qemu, Accelerator::Tcg, home, patience).await? {
+    Ok(match guest::run(&qemu, Accelerator::Tcg, home, guest::LIMIT, patience).await? {
         Trial::Works => Ok(()),
         Trial::Fails(said) => Err(said),
         Trial::Hangs => Err("it did not come to its end".into()),
@@ -176,7 +179,9 @@ impl Unusable {
             }
             Unusable::Denied { .. } => format!("this user may not open {NODE}"),
             Unusable::Broken { said } => format!("{NODE} does not open: {said}"),
-            Unusable::Fails { said } => format!("{NODE} opens, but QEMU cannot run a guest with it: {said}"),
+            Unusable::Fails { said } => {
+                format!("{NODE} opens, but QEMU cannot run a guest with it: {said}{}", paravirtual())
+            }
             Unusable::Hangs => {
                 format!("{NODE} opens, but a trial guest of 512 bytes hangs{}", paravirtual())
             }
@@ -208,9 +213,7 @@ impl Unusable {
     /// The failure of a command that needs KVM.
     pub fn failure(&self) -> Failure {
         let message = format!("KVM is not usable on this host: {}", self.explain());
-        Failure::new(FailureKind::Environment, message)
-            .hint(self.cure())
-            .hint("To run guests in emulation, about ten times slower: `--accel tcg`, or KILN_ACCEL=tcg in the environment.")
+        Failure::new(FailureKind::Environment, message).hint(self.cure()).hint(EMULATE)
     }
 }
 
@@ -265,6 +268,33 @@ mod tests {
         let cures: std::collections::BTreeSet<String> = all.iter().map(Unusable::cure).collect();
         assert!(cures.len() >= 6 && cures.iter().all(|c| c.ends_with('.')), "{cures:?}");
         assert!(all.iter().all(|u| !u.explain().is_empty()));
+    }
+
+    #[tokio::test]
+    async fn every_way_not_to_work_is_told_apart() {
+        let home = tempfile::tempdir().unwrap();
+        let program = home.path().join("qemu");
+        let version = crate::machine::Version { major: 7, minor: 2, micro: 0 };
+        let qemu = Qemu { architecture: Architecture::X86_64, program: program.clone(), version };
+        let limit = Duration::from_millis(300);
+        let trial = async |script: &str, patience: &Patience| {
+            // Written by another process: a fork of a neighbouring test must not hold it open for writing.
+            let text = format!("#!/bin/sh\n{script}\n");
+            let write = ["-c", "printf %s \"$1\" > \"$0\" && chmod +x \"$0\""];
+            let mut sh = std::process::Command::new("sh");
+            assert!(sh.args(write).arg(&program).arg(text).status().unwrap().success());
+            guest::run(&qemu, Accelerator::Kvm, home.path(), limit, patience).await
+        };
+        assert_eq!(trial("exec sleep 60", &patience()).await.unwrap(), Trial::Hangs);
+        assert_eq!(trial("exit 33", &patience()).await.unwrap(), Trial::Works);
+        let early = trial("exit 0", &patience()).await.unwrap();
+        assert!(matches!(early, Trial::Fails(_)), "{early:?}");
+        let said =
+            trial("echo x >&2; echo 'error: no MSR' >&2; echo y >&2; kill -ABRT $$", &patience()).await;
+        assert_eq!(said.unwrap(), Trial::Fails("error: no MSR".into()));
+        // The caller's own end is no verdict.
+        let short = patience().at_most(Duration::from_millis(100));
+        trial("exec sleep 60", &short).await.unwrap_err();
     }
 
     #[tokio::test]

@@ -1,0 +1,90 @@
+//! Why a guest did not come up, or not back.
+
+use super::class::Class;
+use super::ready::NotReady;
+use super::route::NoRoute;
+use crate::appliance::ApplianceError;
+use crate::guest::GuestError;
+use crate::guest::inject::seed::SeedError;
+use crate::machine::{Exit, MachineError};
+use crate::model::{Failure, FailureKind};
+use crate::support::wait::Impatience;
+use std::path::PathBuf;
+
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    #[error(transparent)]
+    NoRoute(#[from] NoRoute),
+    #[error("this kiln carries no agent for {0} guests")]
+    NoAgent(crate::model::Architecture),
+    #[error("the user-data cannot be used")]
+    Seed(#[from] SeedError),
+    #[error("cannot write {}", path.display())]
+    File { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    #[error("the disk's kernel and initramfs could not be taken from it")]
+    Appliance(#[from] ApplianceError),
+    /// The machine ended, or its console shows that it will never come up.
+    #[error("the guest did not come up: {class}")]
+    Down { class: Class, exit: Option<Exit>, console: Vec<String>, screenshot: Option<PathBuf> },
+    /// Nothing happened within the limit.
+    #[error("the guest's agent did not report: {class}")]
+    Silent { class: Class, source: GuestError, console: Vec<String>, screenshot: Option<PathBuf> },
+    #[error("the guest did not get ready")]
+    NotReady { source: NotReady, console: Vec<String> },
+    #[error("the guest did not power off: {0}")]
+    NotOff(String),
+    #[error(transparent)]
+    Impatience(#[from] Impatience),
+}
+
+impl BootError {
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            BootError::NoRoute(_) | BootError::Seed(_) => FailureKind::Input,
+            BootError::NoAgent(_) | BootError::File { .. } => FailureKind::Environment,
+            BootError::Machine(e) => e.kind(),
+            BootError::Appliance(e) => e.kind(),
+            BootError::Impatience(e) => e.into(),
+            BootError::Silent {
+                source: GuestError::Impatience(e @ Impatience::Cancelled { .. }), ..
+            }
+            | BootError::NotReady { source: NotReady::Guest(GuestError::Impatience(e)), .. } => e.into(),
+            BootError::Down { .. }
+            | BootError::Silent { .. }
+            | BootError::NotReady { .. }
+            | BootError::NotOff(_) => FailureKind::Build,
+        }
+    }
+
+    pub fn failure(&self) -> Failure {
+        let mut failure = Failure::from_error(self.kind(), self);
+        match self {
+            BootError::Machine(e) => failure.hints.extend(e.hint()),
+            BootError::Appliance(e) => return e.failure(),
+            BootError::Down { class, console, screenshot, exit } => {
+                if let Some(exit) = exit {
+                    failure.causes.push(exit.to_string());
+                }
+                failure.console = console.clone();
+                failure.files.extend(screenshot.clone());
+                failure.hints.push(class.hint().into());
+            }
+            BootError::Silent { class, console, screenshot, .. } => {
+                failure.console = console.clone();
+                failure.files.extend(screenshot.clone());
+                failure.hints.push(class.hint().into());
+            }
+            BootError::NotReady { console, .. } => failure.console = console.clone(),
+            BootError::NoAgent(_) => {
+                failure.hints.push(
+                    "Build kiln with KILN_AGENT_AARCH64 set to an agent that `cargo xtask agent` made."
+                        .into(),
+                );
+            }
+            _ => {}
+        }
+        failure
+    }
+}

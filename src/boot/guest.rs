@@ -1,0 +1,245 @@
+//! A guest across its reboots: every boot is a new machine on the same disk.
+
+use super::error::BootError;
+use super::ready::{self, Ready, Waiting};
+use super::start::{BootRequest, CONSOLE_LINES, down_with, start};
+use crate::guest::session::{Interaction, Session};
+use crate::guest::{Guest, GuestError, GuestFiles, Sink};
+use crate::machine::{Exit, Identity, Machine};
+use crate::support::wait::Patience;
+use async_trait::async_trait;
+use kiln_protocol::message::{Exec, Exited, Operation, PowerAction, Reply};
+use std::path::Path;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
+
+/// From asking the guest to go down to the end of its machine. systemd gives a service 90 s.
+const DOWN_LIMIT: Duration = Duration::from_secs(180);
+/// When a link breaks, the machine's end is mostly a moment away.
+const MOMENT: Duration = Duration::from_secs(3);
+
+/// Who wants to know what a boot does. Called from the task that boots.
+pub trait Watch: Send + Sync {
+    /// A machine runs: what a journal needs to end it if kiln does not live to do it.
+    fn machine(&self, identity: Identity, folder: &Path);
+    fn note(&self, text: &str);
+    fn waiting(&self, waiting: Waiting);
+}
+
+/// One boot.
+pub(super) struct Alive {
+    pub machine: Machine,
+    pub session: Session,
+}
+
+/// A guest that is ready. Dropped, its machine is killed.
+pub struct BootedGuest {
+    request: BootRequest,
+    watch: Arc<dyn Watch>,
+    alive: RwLock<Arc<Alive>>,
+    ready: RwLock<Ready>,
+}
+
+impl BootedGuest {
+    /// Boots the request's disk and returns when the boot is over.
+    pub async fn start(
+        request: BootRequest,
+        watch: Arc<dyn Watch>,
+        patience: &Patience,
+    ) -> Result<BootedGuest, BootError> {
+        let (alive, ready) = up(&request, true, &*watch, patience).await?;
+        Ok(BootedGuest { request, watch, alive: RwLock::new(Arc::new(alive)), ready: RwLock::new(ready) })
+    }
+
+    /// What the last boot left to say: failed units.
+    pub fn ready(&self) -> Ready {
+        self.ready.read().expect("no panic while held").clone()
+    }
+
+    /// The machine of this boot, for screenshots and the console.
+    pub fn with_machine<T>(&self, look: impl FnOnce(&Machine) -> T) -> T {
+        look(&self.now().machine)
+    }
+
+    /// Writes what the screen shows as PNG.
+    pub async fn screenshot(&self, path: &Path, patience: &Patience) -> Result<(), BootError> {
+        self.now().machine.screenshot(path, patience).await?;
+        Ok(())
+    }
+
+    /// A command at a terminal, as a person uses it: see [`Session::interact`].
+    pub async fn interact(
+        &self,
+        command: Exec,
+        input: mpsc::Receiver<Interaction>,
+        sink: &mut dyn Sink,
+        patience: &Patience,
+    ) -> Result<Exited, GuestError> {
+        self.now().session.interact(command, input, sink, patience).await
+    }
+
+    /// Resolves when the machine ends without having been asked to.
+    pub async fn ended(&self, patience: &Patience) -> Result<Exit, crate::support::wait::Impatience> {
+        let now = self.now();
+        now.machine.wait_exit(patience).await
+    }
+
+    /// Powers off in the guest's ordinary way. The disk is whole when this returns `Ok`.
+    pub async fn shutdown(self, patience: &Patience) -> Result<(), BootError> {
+        let now = self.now();
+        match down(&now, PowerAction::PowerOff, patience).await? {
+            Exit::GuestShutdown => Ok(()),
+            other => Err(BootError::NotOff(other.to_string())),
+        }
+    }
+
+    fn now(&self) -> Arc<Alive> {
+        self.alive.read().expect("no panic while held").clone()
+    }
+}
+
+/// Asks the guest to go down and waits for the end of its machine.
+async fn down(now: &Alive, action: PowerAction, patience: &Patience) -> Result<Exit, BootError> {
+    let limit = patience.at_most(DOWN_LIMIT);
+    let asked = now.session.act(Operation::Power { action }, &limit).await;
+    if let Err(e) = asked
+        && !matches!(e, GuestError::Lost { .. })
+    {
+        // It may still heed its power button.
+        if action == PowerAction::PowerOff {
+            now.machine.power_button(&limit).await?;
+        } else {
+            return Err(BootError::NotOff(e.to_string()));
+        }
+    }
+    match now.machine.wait_exit(&limit).await {
+        Ok(exit) => Ok(exit),
+        Err(e) => {
+            now.machine.kill();
+            let tail = now.machine.console_tail(3).join(" / ");
+            patience.wait("the guest to go down", std::future::ready(())).await?;
+            Err(BootError::NotOff(format!("{e}; its console ends with: {tail}")))
+        }
+    }
+}
+
+/// One boot, from start to ready.
+async fn up(
+    request: &BootRequest,
+    first: bool,
+    watch: &dyn Watch,
+    patience: &Patience,
+) -> Result<(Alive, Ready), BootError> {
+    let patience = patience.at_most(request.limit);
+    let alive = start(request, first, watch, &patience).await?;
+    let ready = {
+        let tell = |w: Waiting| watch.waiting(w);
+        let waiting = ready::wait(&alive.session, &tell, &patience);
+        tokio::select! {
+            ready = waiting => ready,
+            exit = alive.machine.wait_exit(&patience) => return Err(down_with(request, &alive.machine, exit.ok()).await),
+        }
+    };
+    match ready {
+        Ok(ready) => Ok((alive, ready)),
+        Err(source) => {
+            let moment = Patience::new(MOMENT, &patience.cancel);
+            if let Ok(exit) = alive.machine.wait_exit(&moment).await {
+                return Err(down_with(request, &alive.machine, Some(exit)).await);
+            }
+            Err(BootError::NotReady { source, console: alive.machine.console_tail(CONSOLE_LINES) })
+        }
+    }
+}
+
+/// A broken link is told by what broke it: the machine's end, if it has ended.
+async fn explain(now: &Alive, error: GuestError, patience: &Patience) -> GuestError {
+    let GuestError::Lost { doing, reason } = error else { return error };
+    let moment = Patience::new(MOMENT, &patience.cancel);
+    let reason = match now.machine.wait_exit(&moment).await {
+        Ok(Exit::GuestReset) => "the guest rebooted, though no step asked kiln for it".to_owned(),
+        Ok(Exit::GuestShutdown) => "the guest powered off".to_owned(),
+        Ok(exit) => format!("{exit}{}", last_words(&now.machine)),
+        Err(_) => format!("{reason}; the machine still runs{}", last_words(&now.machine)),
+    };
+    GuestError::Lost { doing, reason }
+}
+
+fn last_words(machine: &Machine) -> String {
+    match machine.console_tail(1).pop() {
+        Some(line) if !line.trim().is_empty() => format!("; the console's last line: {}", line.trim()),
+        _ => String::new(),
+    }
+}
+
+#[async_trait]
+impl Guest for BootedGuest {
+    async fn exec(
+        &self,
+        command: Exec,
+        sink: &mut dyn Sink,
+        patience: &Patience,
+    ) -> Result<Exited, GuestError> {
+        let now = self.now();
+        match now.session.exec(command, sink, patience).await {
+            Err(e) => Err(explain(&now, e, patience).await),
+            ok => ok,
+        }
+    }
+
+    async fn call(&self, operation: Operation, patience: &Patience) -> Result<Reply, GuestError> {
+        let now = self.now();
+        match now.session.call(operation, patience).await {
+            Err(e) => Err(explain(&now, e, patience).await),
+            ok => ok,
+        }
+    }
+
+    async fn send(
+        &self,
+        operation: Operation,
+        source: &mut (dyn AsyncRead + Send + Unpin),
+        patience: &Patience,
+    ) -> Result<u64, GuestError> {
+        let now = self.now();
+        match now.session.send(operation, source, patience).await {
+            Err(e) => Err(explain(&now, e, patience).await),
+            ok => ok,
+        }
+    }
+
+    async fn get(
+        &self,
+        operation: Operation,
+        limit: u64,
+        sink: &mut (dyn AsyncWrite + Send + Unpin),
+        patience: &Patience,
+    ) -> Result<u64, GuestError> {
+        let now = self.now();
+        match now.session.get(operation, limit, sink, patience).await {
+            Err(e) => Err(explain(&now, e, patience).await),
+            ok => ok,
+        }
+    }
+
+    async fn reboot(&self, patience: &Patience) -> Result<(), GuestError> {
+        let now = self.now();
+        let before = now.session.hello().boot_id.clone();
+        self.watch.note("the guest reboots");
+        let failed = |e: BootError| GuestError::Reboot(e.failure().to_string());
+        match down(&now, PowerAction::Reboot, patience).await.map_err(failed)? {
+            Exit::GuestReset => {}
+            other => return Err(GuestError::Reboot(other.to_string())),
+        }
+        drop(now);
+        let (alive, ready) = up(&self.request, false, &*self.watch, patience).await.map_err(failed)?;
+        if alive.session.hello().boot_id == before {
+            return Err(GuestError::Reboot("its boot id is the same as before".into()));
+        }
+        *self.alive.write().expect("no panic while held") = Arc::new(alive);
+        *self.ready.write().expect("no panic while held") = ready;
+        Ok(())
+    }
+}

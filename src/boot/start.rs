@@ -1,0 +1,206 @@
+//! One boot: inject, start the machine, wait for the agent's greeting.
+
+use super::class::Class;
+use super::error::BootError;
+use super::guest::{Alive, Watch};
+use super::ready::Waiting;
+use crate::appliance::{Appliance, BootFiles, Kit};
+use crate::guest::inject::{Route, agent_disk, overlay, seed, smbios};
+use crate::guest::session::{Expect, Session};
+use crate::guest::{agent, nonce};
+use crate::machine::{Accelerator, Credential, DirectKernel, Disk, Exit, Machine, MachineSpec};
+use crate::model::DiskFormat;
+use crate::support::files;
+use crate::support::wait::Patience;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::time::Instant;
+
+pub(super) const CONSOLE_LINES: usize = 30;
+/// Of the console, what a boot's failure is told from.
+const CLASS_LINES: usize = 400;
+const TELL_EVERY: Duration = Duration::from_secs(5);
+/// A console that shows the end may still be writing about it.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// What to boot and how. The same request serves every boot of the guest.
+#[derive(Clone, Debug)]
+pub struct BootRequest {
+    /// The machine; its first disk is the guest's. Kernel and credentials are the route's to fill in.
+    pub spec: MachineSpec,
+    /// The machine's own: console, UEFI variables, what is injected.
+    pub folder: PathBuf,
+    pub route: Route,
+    pub cloud_init: CloudInit,
+    /// For routes that start the kernel directly: what takes it from the disk.
+    pub kit: Kit,
+    /// Kernel and initramfs of the first boot, when somebody took them already.
+    pub first: Option<BootFiles>,
+    /// From the machine's start to the end of the boot.
+    pub limit: Duration,
+}
+
+/// What becomes of cloud-init in the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CloudInit {
+    /// It is not installed, or finds no seed and does what it does then.
+    Alone,
+    /// It does not run (route overlay only: by the kernel command line).
+    Off,
+    /// It brings up the network and does nothing else.
+    Build { instance_id: String },
+    /// An ordinary first boot.
+    FirstBoot { instance_id: String, hostname: String, user_data: Option<Vec<u8>> },
+}
+
+/// Starts a machine and returns when its agent has greeted.
+pub(super) async fn start(
+    request: &BootRequest,
+    first: bool,
+    watch: &dyn Watch,
+    patience: &Patience,
+) -> Result<Alive, BootError> {
+    let nonce = nonce().map_err(|source| BootError::File { path: "/dev/urandom".into(), source })?;
+    let spec = inject(request, &nonce, first, watch, patience).await?;
+    let machine = Machine::start(&spec, &request.folder, patience).await?;
+    watch.machine(machine.identity(), machine.folder());
+    let link = machine.agent_link().expect("a machine has its link until somebody takes it");
+    let begun = Instant::now();
+    let connecting = Session::connect(link, Expect::new(nonce), patience);
+    tokio::pin!(connecting);
+    let session = loop {
+        tokio::select! {
+            biased;
+            session = &mut connecting => break session,
+            exit = machine.wait_exit(patience) => return Err(down_with(request, &machine, exit.ok()).await),
+            () = tokio::time::sleep(TELL_EVERY) => {}
+        }
+        if Class::of(&machine.console_tail(CLASS_LINES), None).is_final() {
+            tokio::time::sleep(GRACE).await;
+            return Err(down_with(request, &machine, machine.exited()).await);
+        }
+        let at = machine.console_tail(1).pop().unwrap_or_default();
+        let what = format!("the guest's agent; the console is at: {}", clean(&at));
+        watch.waiting(Waiting { what, since: begun.elapsed() });
+    };
+    match session {
+        Ok(session) => Ok(Alive { machine, session }),
+        Err(source) => {
+            let class = Class::of(&machine.console_tail(CLASS_LINES), machine.exited().as_ref());
+            let screenshot = screenshot(request, &machine).await;
+            Err(BootError::Silent { class, source, console: machine.console_tail(CONSOLE_LINES), screenshot })
+        }
+    }
+}
+
+/// The request's machine with everything in it that the route needs.
+async fn inject(
+    request: &BootRequest,
+    nonce: &str,
+    first: bool,
+    watch: &dyn Watch,
+    patience: &Patience,
+) -> Result<MachineSpec, BootError> {
+    let architecture = request.spec.architecture;
+    let agent = agent::binary(architecture).ok_or(BootError::NoAgent(architecture))?;
+    std::fs::create_dir_all(&request.folder)
+        .map_err(|source| BootError::File { path: request.folder.clone(), source })?;
+    let mut spec = request.spec.clone();
+    let mut attach = |name: &str, serial: &str, bytes: &[u8]| {
+        let path = request.folder.join(name);
+        write(&path, bytes)?;
+        spec.disks.push(Disk::new(path, DiskFormat::Raw).read_only().serial(serial));
+        Ok::<(), BootError>(())
+    };
+    attach("agent.disk", agent_disk::SERIAL, &agent_disk::image(nonce, agent))?;
+    let launch = request.route == Route::Seed;
+    let image = match &request.cloud_init {
+        CloudInit::Alone | CloudInit::Off if !launch => None,
+        CloudInit::Alone | CloudInit::Off => {
+            Some(seed::Seed { instance_id: "kiln", launch, purpose: seed::Purpose::Build }.image()?)
+        }
+        CloudInit::Build { instance_id } => {
+            Some(seed::Seed { instance_id, launch, purpose: seed::Purpose::Build }.image()?)
+        }
+        CloudInit::FirstBoot { instance_id, hostname, user_data } => {
+            let purpose = seed::Purpose::FirstBoot { hostname, user_data: user_data.as_deref() };
+            Some(seed::Seed { instance_id, launch, purpose }.image()?)
+        }
+    };
+    if let Some(image) = image {
+        attach("seed.disk", "kiln-seed", &image)?;
+    }
+    match request.route {
+        Route::Seed => {}
+        Route::Smbios => {
+            spec.credentials.push(Credential { name: smbios::NAME.into(), value: smbios::value() });
+        }
+        Route::Overlay => spec.kernel = Some(kernel(request, first, watch, patience).await?),
+    }
+    Ok(spec)
+}
+
+/// Kernel and initramfs of the disk as it is now, with the launcher appended.
+async fn kernel(
+    request: &BootRequest,
+    first: bool,
+    watch: &dyn Watch,
+    patience: &Patience,
+) -> Result<DirectKernel, BootError> {
+    let files = match &request.first {
+        Some(files) if first => files.clone(),
+        _ => {
+            watch.note("taking kernel and initramfs from the disk");
+            let disk = Disk { serial: None, ..request.spec.disks[0].clone() };
+            let folder = request.folder.join("appliance");
+            let accelerator = request.spec.accelerator;
+            let appliance =
+                Appliance::start(&request.kit, vec![disk], accelerator, &folder, patience).await?;
+            watch.machine(appliance.machine().identity(), appliance.machine().folder());
+            let files = appliance.boot_files(&request.folder.join("kernel"), patience).await?;
+            appliance.shutdown(patience).await?;
+            files
+        }
+    };
+    let initrd = std::fs::read(&files.initrd)
+        .map_err(|source| BootError::File { path: files.initrd.clone(), source })?;
+    let path = request.folder.join("initrd");
+    write(&path, &overlay::append(&initrd))?;
+    let mut command_line = files.command_line;
+    if request.cloud_init == CloudInit::Off {
+        command_line.push_str(" cloud-init=disabled");
+    }
+    if request.spec.accelerator == Accelerator::Tcg {
+        // They guard against hardware that is not there, at an emulated price.
+        command_line.push_str(" mitigations=off");
+    }
+    Ok(DirectKernel { kernel: files.kernel, initrd: Some(path), command_line })
+}
+
+/// The failure of a machine that has ended, or that its console gives up on.
+pub(super) async fn down_with(request: &BootRequest, machine: &Machine, exit: Option<Exit>) -> BootError {
+    let screenshot = match exit {
+        None => screenshot(request, machine).await,
+        Some(_) => None,
+    };
+    let class = Class::of(&machine.console_tail(CLASS_LINES), exit.as_ref());
+    BootError::Down { class, exit, console: machine.console_tail(CONSOLE_LINES), screenshot }
+}
+
+async fn screenshot(request: &BootRequest, machine: &Machine) -> Option<PathBuf> {
+    if !request.spec.screen {
+        return None;
+    }
+    let path = request.folder.join("screen.png");
+    let patience = Patience::new(TELL_EVERY, &Default::default());
+    machine.screenshot(&path, &patience).await.ok().map(|_| path)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), BootError> {
+    files::write_atomic(path, bytes).map_err(|source| BootError::File { path: path.into(), source })
+}
+
+/// A line of the console without what could steer a terminal.
+fn clean(line: &str) -> String {
+    line.chars().filter(|c| !c.is_control()).take(120).collect()
+}

@@ -1,5 +1,7 @@
 //! Which way in: a pure choice from what the disk holds.
 
+use crate::appliance::DiskFacts;
+use crate::appliance::facts::InitrdKind;
 use crate::guest::inject::Route;
 use crate::model::Firmware;
 
@@ -17,6 +19,18 @@ pub struct Holds {
     pub initramfs_tools: bool,
     pub bios: bool,
     pub uefi: bool,
+}
+
+impl Holds {
+    pub fn of(facts: &DiskFacts) -> Holds {
+        Holds {
+            systemd: facts.systemd,
+            nocloud: facts.cloud_init.as_ref().is_some_and(|c| c.takes_seed),
+            initramfs_tools: facts.kernel().is_some_and(|k| k.initrd_kind == InitrdKind::InitramfsTools),
+            bios: facts.boots_with(Firmware::Bios),
+            uefi: facts.boots_with(Firmware::Uefi),
+        }
+    }
 }
 
 /// How the machine comes up.

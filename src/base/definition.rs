@@ -50,45 +50,44 @@ pub struct File {
     pub content: String,
 }
 
-/// A disk that a vendor publishes.
+/// A disk that a vendor publishes, to be downloaded and imported.
 #[derive(Clone, Debug)]
 pub struct Download {
-    /// Where the disk is. `{version}` stands for what `newest` finds.
+    /// The disk, or the folder that shows it where its name changes.
     pub address: String,
-    /// A page whose last match of `pattern` names the newest version.
-    pub newest: Option<Newest>,
-    /// The list of digests beside the disk.
-    pub checksums: Option<String>,
-    /// A detached signature of that list, or of the disk where there is no list.
+    /// The vendor's list of digests.
+    pub checksums: String,
+    /// A detached signature of that list.
     pub signature: Option<String>,
-    /// Nobody has tried this definition against the vendor's server yet.
+    /// Nobody has yet checked this definition against the vendor's server.
     pub unverified: bool,
 }
 
-#[derive(Clone, Debug)]
-pub struct Newest {
-    pub address: String,
-    /// Text before the version, and text after it.
-    pub before: String,
-    pub after: String,
+macro_rules! bundled {
+    ($($name:literal),* $(,)?) => {
+        &[$(($name, include_str!(concat!("../../base-images/", $name, ".yaml")))),*]
+    };
 }
 
-/// The definitions that kiln brings, by file name without `.yaml`.
-const BUILT_IN: &[(&str, &str)] = &[
-    ("debian-12", include_str!("../../base-images/debian-12.yaml")),
-    ("debian-12-minimal", include_str!("../../base-images/debian-12-minimal.yaml")),
-    ("debian-13", include_str!("../../base-images/debian-13.yaml")),
-    ("debian-13-minimal", include_str!("../../base-images/debian-13-minimal.yaml")),
-];
+/// Definitions by file name without `.yaml`: those that kiln builds,
+const BUILT: &[(&str, &str)] = bundled!["debian-12", "debian-12-minimal", "debian-13", "debian-13-minimal"];
+/// and those of disks that their vendors publish.
+const PUBLISHED: &[(&str, &str)] =
+    bundled!["amazon-linux-2023", "debian-12-generic", "debian-13-generic", "fedora-42", "ubuntu-24.04",];
 
-/// Names of the definitions that kiln brings.
+/// Names of the base images that kiln can build.
 pub fn built_in() -> impl Iterator<Item = &'static str> {
-    BUILT_IN.iter().map(|(name, _)| *name)
+    BUILT.iter().map(|(name, _)| *name)
+}
+
+/// Names of the vendors' disks that kiln has a definition of.
+pub fn published() -> impl Iterator<Item = &'static str> {
+    PUBLISHED.iter().map(|(name, _)| *name)
 }
 
 /// A definition that kiln brings.
 pub fn find(name: &str) -> Option<Definition> {
-    let (name, text) = BUILT_IN.iter().find(|(n, _)| *n == name)?;
+    let (name, text) = BUILT.iter().chain(PUBLISHED).find(|(n, _)| *n == name)?;
     let source = Source::new(format!("base-images/{name}.yaml"), *text);
     Some(parse(&source).unwrap_or_else(|f| panic!("a test reads every definition: {f:?}")))
 }
@@ -231,32 +230,15 @@ fn decode_file(node: &Node, findings: &mut Findings) -> Option<File> {
 fn decode_download(node: &Node, findings: &mut Findings) -> Option<Download> {
     let mut fields = Fields::of(node, "`download`", findings)?;
     let address = fields.required("address", findings);
-    let newest = fields.optional("newest");
-    let checksums = fields.optional("checksums");
+    let checksums = fields.required("checksums", findings);
     let signature = fields.optional("signature");
     let unverified = fields.optional("unverified");
     fields.finish(findings);
-    let newest = match newest {
-        Some(node) => {
-            let mut fields = Fields::of(node, "`newest`", findings)?;
-            let (address, before, after) = (
-                fields.required("address", findings),
-                fields.required("before", findings),
-                fields.required("after", findings),
-            );
-            fields.finish(findings);
-            Some(Newest {
-                address: findings.text(address?, "the address")?.to_owned(),
-                before: findings.text(before?, "`before`")?.to_owned(),
-                after: findings.text(after?, "`after`")?.to_owned(),
-            })
-        }
-        None => None,
-    };
+    let address = address.and_then(|n| findings.text(n, "the address"));
+    let checksums = checksums.and_then(|n| findings.text(n, "`checksums`"));
     Some(Download {
-        address: findings.text(address?, "the address")?.to_owned(),
-        newest,
-        checksums: checksums.and_then(|n| findings.text(n, "`checksums`")).map(str::to_owned),
+        address: address?.to_owned(),
+        checksums: checksums?.to_owned(),
         signature: signature.and_then(|n| findings.text(n, "`signature`")).map(str::to_owned),
         unverified: unverified.is_some_and(|n| findings.boolean(n, "`unverified`") == Some(true)),
     })
@@ -311,11 +293,13 @@ mod tests {
             .map(|e| e.unwrap().file_name().into_string().unwrap())
             .collect();
         files.sort();
-        let mut known: Vec<String> = built_in().map(|n| format!("{n}.yaml")).collect();
+        let mut known: Vec<String> = built_in().chain(published()).map(|n| format!("{n}.yaml")).collect();
         known.sort();
         assert_eq!(files, known);
-        for name in built_in() {
+        for name in built_in().chain(published()) {
             let definition = find(name).unwrap();
+            let built = matches!(definition.content, Content::Packages(_));
+            assert_eq!(built, built_in().any(|n| n == name), "{name}");
             assert_eq!(definition.name, name);
             assert!(!definition.firmware.is_empty(), "{name}");
         }

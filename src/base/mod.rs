@@ -14,7 +14,7 @@ mod tree;
 mod work;
 
 pub use build::{Progress, build, missing_tools};
-pub use definition::{Content, Definition, Packages, built_in, find, is_name, parse};
+pub use definition::{Content, Definition, Download, Packages, built_in, find, is_name, parse, published};
 pub use error::{BaseError, MissingTool};
 pub use import::{Form, Import, import};
 pub use store::{BaseImage, Origin, Store};

@@ -80,6 +80,13 @@ struct Record {
     origin: Origin,
 }
 
+impl BaseImage {
+    /// The packages on the disk, a line each: name, version, architecture. Only a built base has the file.
+    pub fn packages(&self) -> PathBuf {
+        self.folder.join(PACKAGES)
+    }
+}
+
 impl Store {
     pub fn new(home: &Path) -> Store {
         Store { home: home.to_owned() }

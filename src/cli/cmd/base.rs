@@ -1,9 +1,10 @@
 //! `kiln base`: where recipes start.
 
-use crate::base::{self, BaseImage, Content, Definition, Store};
+use crate::base::{self, BaseImage, Content, Definition, Download, Origin, Store};
 use crate::cli::Settings;
 use crate::cli::render::{Format, Progress};
 use crate::model::{Architecture, Failure, FailureKind, Firmware};
+use crate::support::clock;
 use crate::support::source::Source;
 use crate::support::wait::Patience;
 use serde_json::json;
@@ -88,9 +89,9 @@ pub async fn run(
     match arguments.verb {
         Verb::Build { definition, rebuild } => {
             let definition = definition_named(&definition)?;
-            let Content::Packages(packages) = &definition.content else {
-                let text = format!("`{}` is published by its vendor, not built", definition.name);
-                return Err(Failure::new(FailureKind::Input, text));
+            let packages = match &definition.content {
+                Content::Packages(packages) => packages,
+                Content::Download(download) => return Err(not_built(&definition.name, download)),
             };
             let patience = Patience::unlimited(cancel);
             let image = base::build(&store, &definition, packages, rebuild, &mut progress, &patience).await?;
@@ -125,13 +126,27 @@ pub async fn run(
     Ok(0)
 }
 
+fn not_built(name: &str, download: &Download) -> Failure {
+    let text = format!("`{name}` is published by its vendor: kiln imports it and does not build it");
+    let mut failure = Failure::new(FailureKind::Input, text)
+        .hint(format!("Get the disk: {}", download.address))
+        .hint(format!("Find its digest: {}", download.checksums));
+    if let Some(signature) = &download.signature {
+        failure = failure.hint(format!("Check the list of digests with its signature: {signature}"));
+    }
+    if download.unverified {
+        failure = failure.hint("These addresses are as documented; nobody of kiln has tried them yet.");
+    }
+    failure.hint(format!("Then: kiln base import FILE --name {name}"))
+}
+
 fn definition_named(wanted: &str) -> Result<Definition, Failure> {
     if let Some(definition) = base::find(wanted) {
         return Ok(definition);
     }
     let path = PathBuf::from(wanted);
     if !wanted.contains('/') && !wanted.ends_with(".yaml") && !wanted.ends_with(".yml") {
-        let known: Vec<&str> = base::built_in().collect();
+        let known: Vec<&str> = base::built_in().chain(base::published()).collect();
         let failure = Failure::new(FailureKind::NotFound, format!("kiln brings no base image `{wanted}`"));
         return Err(failure.hint(format!("It brings {}; or give a definition file.", known.join(", "))));
     }
@@ -147,11 +162,13 @@ fn definition_named(wanted: &str) -> Result<Definition, Failure> {
 
 fn list(store: &Store, format: Format) -> Result<(), Failure> {
     let images = store.list()?;
-    let absent: Vec<&str> = base::built_in().filter(|name| !images.iter().any(|i| i.name == *name)).collect();
+    let missing = |name: &&str| !images.iter().any(|i| i.name == *name);
+    let absent: Vec<&str> = base::built_in().filter(missing).collect();
+    let published: Vec<&str> = base::published().filter(missing).collect();
     match format {
         Format::Json => {
             let records: Vec<_> = images.iter().map(record).collect();
-            println!("{}", json!({"bases": records, "buildable": absent}));
+            println!("{}", json!({"bases": records, "buildable": absent, "published": published}));
         }
         Format::Human => {
             for image in &images {
@@ -166,6 +183,9 @@ fn list(store: &Store, format: Format) -> Result<(), Failure> {
             }
             for name in absent {
                 println!("{name:<22} not here yet: kiln base build {name}");
+            }
+            for name in published {
+                println!("{name:<22} from its vendor: kiln base build {name} says how");
             }
         }
     }
@@ -188,8 +208,20 @@ fn print(format: Format, images: &[BaseImage]) {
                     image.virtual_size >> 20,
                     image.file_size >> 20
                 );
+                println!("created       {}", clock::rfc3339(image.created));
+                println!("origin        {}", origin(image));
             }
         }
+    }
+}
+
+fn origin(image: &BaseImage) -> String {
+    match &image.origin {
+        Origin::Packages { suite, package_count, .. } => {
+            let list = image.packages().display().to_string();
+            format!("built from {package_count} packages of {suite}, listed in {list}")
+        }
+        Origin::Import { file, format, digest } => format!("{format} file {file}, sha256:{digest}"),
     }
 }
 

@@ -28,8 +28,11 @@ pub struct BootFiles {
 }
 
 impl Appliance {
-    /// Copies kernel and initramfs as they are now into `folder` (`kernel`, `initrd`), replacing older ones.
+    /// Copies kernel and initramfs as they are now into `folder` (`kernel`, `initrd`), which is made
+    /// where it is missing, replacing older ones.
     pub async fn boot_files(&self, folder: &Path, patience: &Patience) -> Result<BootFiles, ApplianceError> {
+        std::fs::create_dir_all(folder)
+            .map_err(|source| ApplianceError::File { path: folder.to_owned(), source })?;
         let scan = self.scan(patience).await?;
         let tree = self.enter(&scan, Access::Read, patience).await?;
         let copied = self.copy_boot_files(&scan.volumes[tree.root], &tree, folder, patience).await;

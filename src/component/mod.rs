@@ -11,6 +11,7 @@ mod decode;
 mod document;
 mod encoding;
 pub mod expression;
+pub mod fetch;
 pub mod library;
 pub mod loops;
 mod name;

@@ -185,7 +185,8 @@ pub(super) async fn perform(verb: Verb, step: &mut Context<'_>, items: &[Item]) 
                 let message = format!("{verb:?} needs a Windows guest, which this kiln cannot drive yet");
                 return Err(StepError::failed(message));
             }
-            Verb::S3Download | Verb::S3Upload | Verb::WebDownload => {
+            Verb::WebDownload => web_download::run(step, item).await?,
+            Verb::S3Download | Verb::S3Upload => {
                 return Err(StepError::failed(format!("{verb:?} cannot be run by this kiln yet")));
             }
             Verb::Assert

@@ -5,7 +5,9 @@ use crate::support::wait::{Impatience, Patience};
 use kiln_protocol::message::{Entry, EntryKind, ErrorKind, Exec, Exited, Operation, Put, Reply};
 use std::time::Duration;
 
+use super::Options;
 use super::log::StepLog;
+use crate::component::fetch::{self, FetchError, Fetching, Wanted};
 
 /// Bytes of standard output, or of a file, that can be chained. The log gets everything.
 pub const CAPTURE: usize = 1 << 20;
@@ -53,6 +55,7 @@ pub struct Context<'a> {
     patience: &'a Patience,
     environment: Vec<(String, String)>,
     working_directory: &'a str,
+    fetching: Option<&'a Fetching>,
     log: StepLog<'a>,
 }
 
@@ -106,10 +109,11 @@ impl<'a> Context<'a> {
         guest: &'a dyn Guest,
         patience: &'a Patience,
         environment: Vec<(String, String)>,
-        working_directory: &'a str,
+        options: &'a Options,
         log: StepLog<'a>,
     ) -> Context<'a> {
-        Context { guest, patience, environment, working_directory, log }
+        let working_directory = &options.working_directory;
+        Context { guest, patience, environment, working_directory, fetching: options.fetching.as_ref(), log }
     }
 
     /// The last lines of the step, oldest first.
@@ -201,6 +205,29 @@ impl<'a> Context<'a> {
         let operation = Operation::Get { path: path.to_owned(), offset: 0, length: Some(limit) };
         self.guest.get(operation, limit, &mut bytes, self.patience).await?;
         Ok(bytes.into_inner())
+    }
+
+    /// A file from the network, complete, on the host.
+    pub async fn download(&mut self, wanted: Wanted) -> Result<std::fs::File, StepError> {
+        let Some(fetching) = self.fetching else {
+            return Err(StepError::failed("this run may not fetch anything from the network"));
+        };
+        let log = &mut self.log;
+        let say = |line: &str| {
+            log.write(line.as_bytes(), false);
+            log.write(b"\n", false);
+        };
+        let source = wanted.source.clone();
+        fetch::download(fetching, &wanted, self.patience, say).await.map_err(|e| match e {
+            FetchError::Impatience(impatience) => GuestError::Impatience(impatience).into(),
+            other => StepError::failed(format!("{source} cannot be fetched: {other}")),
+        })
+    }
+
+    /// Streams a file of the host into one of the guest; bytes written.
+    pub async fn put_file(&self, target: Put, file: std::fs::File) -> Result<u64, StepError> {
+        let mut file = tokio::fs::File::from_std(file);
+        Ok(self.guest.put(target, &mut file, self.patience).await?)
     }
 
     pub async fn stat(&self, path: &str, follow: bool) -> Result<Option<Entry>, StepError> {

@@ -22,6 +22,7 @@ pub use state::{Counts, RunState, Status};
 use super::bind::Component;
 use super::condition::Verdict;
 use super::document::OnFailure;
+use super::fetch::Fetching;
 use super::plan::{PlannedStep, plan};
 use super::provider::Provider;
 use crate::guest::{Guest, GuestError};
@@ -58,6 +59,8 @@ pub struct Options {
     pub reboot_limit: u32,
     /// Return before a reboot, for a caller that reboots by itself; otherwise the guest is rebooted.
     pub hand_over_reboots: bool,
+    /// None: actions that fetch from the network fail.
+    pub fetching: Option<Fetching>,
 }
 
 impl Default for Options {
@@ -69,6 +72,7 @@ impl Default for Options {
             secrets: Vec::new(),
             reboot_limit: 15,
             hand_over_reboots: false,
+            fetching: None,
         }
     }
 }

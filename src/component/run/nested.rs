@@ -114,7 +114,7 @@ impl Runner<'_> {
             return self.provider.document(address).await.map_err(StepError::failed);
         }
         let log = StepLog::new(self.observer, place(planned, 0), self.secrets, true);
-        let context = Context::new(self.guest, patience, Vec::new(), &self.options.working_directory, log);
+        let context = Context::new(self.guest, patience, Vec::new(), self.options, log);
         let bytes = context.read(address, LIMIT).await?;
         String::from_utf8(bytes).map_err(|_| StepError::failed(format!("{address} is no UTF-8 text")))
     }

@@ -108,8 +108,7 @@ impl Runner<'_> {
         let place = place(planned, state.cursor.next);
         let log = StepLog::new(self.observer, place, self.secrets, silent);
         let patience = self.patience;
-        let context =
-            Context::new(self.guest, patience, environment.clone(), &self.options.working_directory, log);
+        let context = Context::new(self.guest, patience, environment.clone(), self.options, log);
         super::judge::judge(condition, &resolver, &context).await
     }
 
@@ -330,8 +329,7 @@ impl Runner<'_> {
         }
         let place = place(planned, state.cursor.next);
         let log = StepLog::new(self.observer, place, self.secrets, silent);
-        let mut context =
-            Context::new(self.guest, patience, environment, &self.options.working_directory, log);
+        let mut context = Context::new(self.guest, patience, environment, self.options, log);
         match action::perform(step.action.verb, &mut context, &items).await {
             Ok(done) => {
                 attempt.outputs = done.outputs;

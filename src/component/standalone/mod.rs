@@ -9,6 +9,7 @@ pub use config::{Config, ConfigError, parse_parameters};
 
 use super::bind::{Component, Strictness};
 use super::document::{Document, Rules};
+use super::fetch::Fetching;
 use super::provider::Provider;
 use super::records::{self, Summary};
 use super::run::{self, Ending, Job, Options, RunReport};
@@ -106,6 +107,8 @@ pub async fn run(
         execution_id: Some(kept.execution_id.clone()),
         working_directory: kept.working_directory.clone(),
         hand_over_reboots: true,
+        // A document on this machine may ask what this machine may ask.
+        fetching: Some(Fetching { folder: request.state_directory.clone(), private_networks: true }),
         ..Options::default()
     };
     let phases: Vec<&str> = kept.phases.iter().map(String::as_str).collect();

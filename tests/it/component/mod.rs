@@ -2,6 +2,7 @@
 
 mod actions;
 mod diagnostics;
+mod downloads;
 mod flow;
 mod hostile;
 mod reboots;

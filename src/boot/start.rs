@@ -157,7 +157,10 @@ async fn kernel(
             let appliance =
                 Appliance::start(&request.kit, vec![disk], accelerator, &folder, patience).await?;
             watch.machine(appliance.machine().identity(), appliance.machine().folder());
-            let files = appliance.boot_files(&request.folder.join("kernel"), patience).await?;
+            let target = request.folder.join("boot");
+            std::fs::create_dir_all(&target)
+                .map_err(|source| BootError::File { path: target.clone(), source })?;
+            let files = appliance.boot_files(&target, patience).await?;
             appliance.shutdown(patience).await?;
             files
         }

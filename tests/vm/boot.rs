@@ -1,0 +1,144 @@
+//! The ways in: every base by every route that leads into it, booted twice.
+//!
+//! The bases are those that `cargo xtask test` builds: `debian-12` with
+//! cloud-init, `debian-12-minimal` with neither cloud-init nor a guest agent.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use kiln::appliance::{Appliance, DiskFacts, Kit};
+use kiln::base::Store;
+use kiln::boot::{BootRequest, BootedGuest, CloudInit, Holds, Start, Waiting, Watch, choose};
+use kiln::disk::create_overlay;
+use kiln::guest::inject::Route;
+use kiln::guest::{Guest, GuestFiles};
+use kiln::machine::{Accelerator, Cache, Disk, Identity, MachineSpec};
+use kiln::model::{Architecture, DiskFormat, Firmware};
+use kiln_protocol::message::Exec;
+
+use crate::support::{Folder, patience};
+
+/// Where `cargo xtask test` keeps the bases.
+pub fn home() -> PathBuf {
+    let set = std::env::var_os("KILN_TEST_HOME").expect("KILN_TEST_HOME names the home with the bases");
+    PathBuf::from(set)
+}
+
+pub fn accelerator() -> Accelerator {
+    match std::env::var("KILN_ACCEL").as_deref() {
+        Ok("kvm") => Accelerator::Kvm,
+        _ => Accelerator::Tcg,
+    }
+}
+
+/// Remembers what was told.
+#[derive(Default)]
+pub struct Told(pub Mutex<Vec<String>>);
+
+impl Watch for Told {
+    fn machine(&self, identity: Identity, _: &Path) {
+        assert!(identity.pid > 0);
+    }
+    fn note(&self, text: &str) {
+        self.0.lock().unwrap().push(text.to_owned());
+    }
+    fn waiting(&self, waiting: Waiting) {
+        self.0.lock().unwrap().push(waiting.what);
+    }
+}
+
+pub struct Subject {
+    pub kit: Kit,
+    pub disk: PathBuf,
+    pub facts: DiskFacts,
+}
+
+/// A fresh overlay on a base, and what the appliance finds on it.
+pub async fn subject(base: &str, folder: &Path) -> Subject {
+    let base = Store::new(&home()).get(base).expect("cargo xtask test builds the bases first");
+    let kit = Kit::ensure(&home().join("appliance"), Architecture::X86_64, &patience(300)).await.unwrap();
+    let disk = folder.join("overlay.qcow2");
+    create_overlay(&base.disk, DiskFormat::Qcow2, &disk, None, &patience(60)).await.unwrap();
+    let looked_at = Disk::new(&disk, DiskFormat::Qcow2).cache(Cache::Unsafe);
+    let appliance =
+        Appliance::start(&kit, vec![looked_at], accelerator(), &folder.join("appliance"), &patience(180))
+            .await
+            .unwrap();
+    let facts = appliance.inspect(&patience(120)).await.unwrap();
+    appliance.shutdown(&patience(60)).await.unwrap();
+    Subject { kit, disk, facts }
+}
+
+pub fn request(subject: &Subject, route: Route, start: Start, folder: &Path) -> BootRequest {
+    let mut spec = MachineSpec::new("kiln-test", Architecture::X86_64, accelerator());
+    spec.disks.push(Disk::new(&subject.disk, DiskFormat::Qcow2).cache(Cache::Unsafe));
+    if let Start::Real(firmware) = start {
+        spec.firmware = firmware;
+    }
+    let cloud_init = match (&subject.facts.cloud_init, route) {
+        (None, _) => CloudInit::Alone,
+        (Some(_), Route::Overlay) => CloudInit::Off,
+        (Some(_), _) => CloudInit::Build { instance_id: "kiln-test-1".into() },
+    };
+    BootRequest {
+        spec,
+        folder: folder.join("machine"),
+        route,
+        cloud_init,
+        kit: subject.kit.clone(),
+        first: None,
+        limit: Duration::from_secs(600),
+    }
+}
+
+async fn sh(guest: &BootedGuest, script: &str) -> String {
+    let argv = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
+    let env = vec![("PATH".into(), "/usr/sbin:/usr/bin:/sbin:/bin".into())];
+    let out = guest.run(Exec { argv, env, ..Exec::default() }, 1 << 16, &patience(120)).await.unwrap();
+    assert_eq!(out.exited.code, Some(0), "{script}: {}", String::from_utf8_lossy(&out.errors));
+    String::from_utf8_lossy(&out.output).trim().to_owned()
+}
+
+/// Boots, writes, reboots, reads back, powers off.
+async fn twice(base: &str, route: Route, start: Start) {
+    let folder = Folder::new(&format!("boot-{base}-{route}"));
+    let subject = subject(base, &folder).await;
+    assert_eq!(choose(&Holds::of(&subject.facts), start, Some(route)), Ok(route), "{:?}", subject.facts);
+    let told = Arc::new(Told::default());
+    let request = request(&subject, route, start, &folder);
+    let guest = BootedGuest::start(request, told.clone(), &patience(900)).await.unwrap_or_else(|e| {
+        panic!("{base} by {route}: {:#?}", e.failure());
+    });
+    let first = guest.facts(&patience(60)).await.unwrap();
+    assert_eq!(first.init, "systemd");
+    // The boot is over, so nothing of it is still at work.
+    assert_eq!(sh(&guest, "systemctl list-jobs --no-legend | wc -l").await, "0", "{:?}", guest.ready());
+    sh(&guest, "echo kept > /root/mark; echo gone > /run/mark").await;
+
+    guest.reboot(&patience(900)).await.unwrap();
+    let second = guest.facts(&patience(60)).await.unwrap();
+    assert_ne!(first.boot_id, second.boot_id);
+    assert_eq!(sh(&guest, "cat /root/mark; test ! -e /run/mark").await, "kept");
+    guest.shutdown(&patience(300)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cloud_base_by_overlay() {
+    twice("debian-12", Route::Overlay, Start::Fast).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cloud_base_by_seed_under_bios() {
+    twice("debian-12", Route::Seed, Start::Real(Firmware::Bios)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn minimal_base_by_overlay() {
+    twice("debian-12-minimal", Route::Overlay, Start::Fast).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn minimal_base_by_smbios_under_uefi() {
+    twice("debian-12-minimal", Route::Smbios, Start::Real(Firmware::Uefi)).await;
+}

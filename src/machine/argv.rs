@@ -32,6 +32,7 @@ pub struct Layout {
     pub credentials: Vec<PathBuf>,
     pub qmp: RawFd,
     pub agent: RawFd,
+    /// The writing end of a pipe.
     pub console: RawFd,
 }
 
@@ -75,7 +76,8 @@ pub fn argv(spec: &MachineSpec, layout: &Layout) -> Vec<String> {
     a.option("display", "none");
     a.option("chardev", format!("socket,id=qmp,fd={}", layout.qmp));
     a.option("mon", "chardev=qmp,mode=control");
-    a.option("chardev", format!("socket,id=console,fd={}", layout.console));
+    a.option("add-fd", format!("set=1,fd={}", layout.console));
+    a.option("chardev", "file,id=console,path=/dev/fdset/1,append=on");
     a.option("serial", "chardev:console");
     devices(&mut a, spec, layout);
     for (index, disk) in spec.disks.iter().enumerate() {
@@ -113,12 +115,12 @@ fn accelerator(accelerator: Accelerator) -> String {
 }
 
 fn devices(a: &mut Arguments, spec: &MachineSpec, layout: &Layout) {
-    let screen = match spec.architecture {
-        Architecture::X86_64 => "VGA",
-        Architecture::Aarch64 => "virtio-gpu-pci",
-    };
     if spec.screen {
-        a.option("device", format!("{screen},addr={:#04x}", place::SCREEN));
+        match spec.architecture {
+            Architecture::X86_64 => a.option("device", format!("VGA,addr={:#04x}", place::SCREEN)),
+            // The only one that is part of every QEMU's own program, and firmware draws on it.
+            Architecture::Aarch64 => a.option("device", "ramfb"),
+        }
     }
     a.option("object", "rng-builtin,id=random");
     a.option("device", format!("virtio-rng-pci,rng=random,addr={:#04x}", place::RANDOM));
@@ -144,7 +146,8 @@ fn attach(a: &mut Arguments, index: u8, disk: &Disk, boots: bool) {
         "cache": cache, "file": file,
     }));
     let mut device = match disk.interface {
-        Interface::Virtio => format!("virtio-blk-pci,drive={node}"),
+        // What goes wrong on the host stops the machine: the guest must not take it for its own trouble.
+        Interface::Virtio => format!("virtio-blk-pci,drive={node},werror=stop,rerror=stop"),
         Interface::Nvme => format!("nvme,drive={node}"),
     };
     match (&disk.serial, disk.interface) {

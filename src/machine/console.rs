@@ -6,6 +6,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -13,6 +14,8 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 const HEAD: u64 = 1 << 20;
 /// Behind it, pieces of this size are written, in bytes; the last two are kept.
 const PIECE: u64 = 2 << 20;
+/// Between two looks at a console that says little. A pipe holds what comes meanwhile.
+const REST: Duration = Duration::from_millis(20);
 /// Kept in memory for failures, in bytes.
 const TAIL: usize = 64 << 10;
 /// Longest line that is shown, in characters.
@@ -33,7 +36,9 @@ impl Console {
         let bytes: Vec<u8> = tail.iter().copied().collect();
         drop(tail);
         let text = printable(&bytes);
-        let lines: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).collect();
+        // A carriage return draws the line anew: the last drawing counts.
+        let drawn = |l| str::trim_end_matches(l, '\r').rsplit('\r').next().unwrap_or_default();
+        let lines: Vec<&str> = text.lines().map(drawn).filter(|l| !l.trim().is_empty()).collect();
         let shorten = |l: &&str| l.chars().take(LINE).collect();
         lines[lines.len().saturating_sub(n)..].iter().map(shorten).collect()
     }
@@ -55,6 +60,10 @@ impl Console {
                 && recorder.write(&buffer[..n]).is_err()
             {
                 file = None;
+            }
+            // QEMU writes byte by byte; taken in one by one, each would cost a turn of kiln's.
+            if n < buffer.len() {
+                tokio::time::sleep(REST).await;
             }
         }
     }
@@ -144,7 +153,7 @@ fn printable(bytes: &[u8]) -> String {
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
         match c {
-            '\n' | '\t' => out.push(c),
+            '\n' | '\t' | '\r' => out.push(c),
             '\u{1b}' => match chars.next() {
                 // CSI: parameters up to a final letter.
                 Some('[') => while chars.next().is_some_and(|c| !('@'..='~').contains(&c)) {},
@@ -193,6 +202,8 @@ mod tests {
         let console = Console::default();
         console.keep(b"\x1b[2J\x1b[01;01Hred \x1b[31mtext\x1b[0m\r\n\x1b]0;title\x07\xffok\x08\x00\n\n");
         assert_eq!(console.tail(9), ["red text", "\u{fffd}ok"]);
+        console.keep(b"5 s left\r4 s left\r3 s left\r\n");
+        assert_eq!(console.tail(1), ["3 s left"]);
         console.keep(&[b'y'; 5000]);
         assert_eq!(console.tail(1)[0].len(), LINE);
     }

@@ -104,6 +104,7 @@ impl MachineError {
             }
             MachineError::PortInUse { .. } => "Choose another port of the host, or end what listens there.",
             MachineError::KvmDenied { .. } => "`kiln doctor` says what is missing and how to get it.",
+            MachineError::NotStarted { .. } => "`kiln doctor` tries QEMU on this host.",
             MachineError::NoMemory { .. } => "Give the machine less memory, or end other programs.",
             _ => return None,
         };

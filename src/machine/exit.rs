@@ -4,7 +4,7 @@ use std::fmt;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use super::qmp::Ending;
+use super::qmp::{Ending, HostDisk};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -16,6 +16,13 @@ pub enum Exit {
     HostQuit,
     /// The guest's kernel panicked and said so.
     Panicked,
+    /// The host could not read or write the machine's disk; kiln killed it.
+    HostDisk {
+        /// The system's words.
+        reason: String,
+        /// The host's disk is full.
+        no_space: bool,
+    },
     /// kiln killed it.
     Killed,
     /// It lived longer than its specification allows, and kiln killed it.
@@ -35,16 +42,23 @@ pub(super) enum Stopped {
 impl Exit {
     /// `stopped` wins only where the machine did not come to its own end first.
     pub(super) fn of(ending: &Ending, status: ExitStatus, stopped: Stopped, stderr: String) -> Exit {
-        match (ending.shutdown.as_deref(), stopped) {
-            _ if ending.panicked => Exit::Panicked,
-            (Some("guest-panic"), _) => Exit::Panicked,
-            (Some("guest-reset" | "subsystem-reset"), _) => Exit::GuestReset,
-            (Some("guest-shutdown"), _) => Exit::GuestShutdown,
-            (Some("host-qmp-quit"), _) => Exit::HostQuit,
-            (_, Stopped::Killed) => Exit::Killed,
-            (_, Stopped::LimitReached(limit)) => Exit::LimitReached(limit),
-            (_, Stopped::No) => Exit::Crashed { status, stderr },
-        }
+        let end = match ending.shutdown.as_deref() {
+            _ if ending.panicked => Some(Exit::Panicked),
+            Some("guest-panic") => Some(Exit::Panicked),
+            Some("guest-reset" | "subsystem-reset") => Some(Exit::GuestReset),
+            Some("guest-shutdown") => Some(Exit::GuestShutdown),
+            Some("host-qmp-quit") => Some(Exit::HostQuit),
+            _ => None,
+        };
+        let failed = || {
+            let HostDisk { reason, no_space } = ending.host_disk.clone()?;
+            Some(Exit::HostDisk { reason, no_space })
+        };
+        end.or_else(failed).unwrap_or(match stopped {
+            Stopped::Killed => Exit::Killed,
+            Stopped::LimitReached(limit) => Exit::LimitReached(limit),
+            Stopped::No => Exit::Crashed { status, stderr },
+        })
     }
 }
 
@@ -55,6 +69,9 @@ impl fmt::Display for Exit {
             Exit::GuestShutdown => f.write_str("the guest powered off"),
             Exit::HostQuit => f.write_str("kiln ended the machine"),
             Exit::Panicked => f.write_str("the guest's kernel panicked"),
+            Exit::HostDisk { reason, .. } => {
+                write!(f, "the host could not read or write the machine's disk ({reason})")
+            }
             Exit::Killed => f.write_str("kiln killed the machine"),
             Exit::LimitReached(limit) => {
                 write!(f, "the machine reached its limit of {} s and was killed", limit.as_secs())
@@ -75,7 +92,7 @@ mod tests {
     #[test]
     fn the_machines_own_end_wins() {
         let exit = |reason: Option<&str>, panicked, stopped| {
-            let ending = Ending { shutdown: reason.map(str::to_owned), panicked };
+            let ending = Ending { shutdown: reason.map(str::to_owned), panicked, host_disk: None };
             Exit::of(&ending, ExitStatus::from_raw(9), stopped, "oops".into())
         };
         let limit = Stopped::LimitReached(Duration::from_secs(1));

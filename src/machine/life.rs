@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,6 +14,7 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
 use tokio::process::{ChildStderr, Command};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -60,8 +61,10 @@ pub struct Identity {
 
 /// The three channels, kiln's ends and QEMU's.
 struct Channels {
-    ours: [UnixStream; 3],
-    theirs: [OwnedFd; 3],
+    qmp: (UnixStream, OwnedFd),
+    agent: (UnixStream, OwnedFd),
+    /// A pipe: QEMU writes the console byte by byte, and in a socket each would take a buffer of its own.
+    console: (pipe::Receiver, OwnedFd),
 }
 
 impl Machine {
@@ -92,18 +95,17 @@ impl Machine {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
-        let mut process =
-            spawn::spawn(command, channels.theirs.into()).await.map_err(MachineError::System)?;
+        let Channels { qmp: (control, a), agent: (agent, b), console: (output, c) } = channels;
+        let mut process = spawn::spawn(command, vec![a, b, c]).await.map_err(MachineError::System)?;
         let pidfd = process.pidfd().map_err(MachineError::System)?;
         let identity =
             Identity { pid: process.pid().as_raw_nonzero().get(), start_time: process.start_time() };
 
         let stderr = tokio::spawn(read_stderr(process.take_stderr().expect("piped above")));
-        let [control, agent, console_stream] = channels.ours;
         let console = Arc::new(Console::default());
         let recording = tokio::spawn({
             let (console, folder) = (console.clone(), folder.clone());
-            async move { console.record(console_stream, &folder).await }
+            async move { console.record(output, &folder).await }
         });
         let connected = Qmp::connect(control, &patience.at_most(START_LIMIT)).await;
         let (qmp, reading) = match connected {
@@ -196,8 +198,8 @@ impl Channels {
             ours.set_nonblocking(true)?;
             Ok((UnixStream::from_std(ours)?, theirs.into()))
         };
-        let ((a, b), (c, d), (e, f)) = (pair()?, pair()?, pair()?);
-        Ok(Channels { ours: [a, c, e], theirs: [b, d, f] })
+        let (ours, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        Ok(Channels { qmp: pair()?, agent: pair()?, console: (pipe::Receiver::from_owned_fd(ours)?, theirs) })
     }
 }
 
@@ -237,8 +239,14 @@ fn prepare(
         Some(cpu) => cpu.clone(),
         None => default_cpu(spec.architecture, spec.accelerator, qemu.version).into(),
     };
-    let [qmp, agent, console] = channels.theirs.each_ref().map(|fd| fd.as_raw_fd());
-    Ok(Layout { cpu, firmware, credentials, qmp, agent, console })
+    Ok(Layout {
+        cpu,
+        firmware,
+        credentials,
+        qmp: channels.qmp.1.as_raw_fd(),
+        agent: channels.agent.1.as_raw_fd(),
+        console: channels.console.1.as_raw_fd(),
+    })
 }
 
 /// What QEMU said when it ended instead of answering; the channel's own trouble when it did not end.
@@ -274,12 +282,13 @@ struct Watcher {
 impl Watcher {
     async fn watch(mut self, limit: Duration, killed: Arc<AtomicBool>, tell: watch::Sender<Option<Exit>>) {
         let mut stopped = Stopped::No;
-        let status = match tokio::time::timeout(limit, self.process.wait()).await {
-            Ok(status) => status,
-            Err(_) => {
+        let status = tokio::select! {
+            biased;
+            status = self.process.wait() => status,
+            () = self.qmp.host_disk_failed() => self.end().await,
+            () = tokio::time::sleep(limit) => {
                 stopped = Stopped::LimitReached(limit);
-                self.process.kill();
-                self.process.wait().await
+                self.end().await
             }
         };
         if killed.load(Ordering::SeqCst) {
@@ -293,6 +302,11 @@ impl Watcher {
         let status = status.unwrap_or_default();
         // Nobody left to hear it is no error.
         let _ = tell.send(Some(Exit::of(&self.qmp.ending(), status, stopped, stderr)));
+    }
+
+    async fn end(&mut self) -> io::Result<ExitStatus> {
+        self.process.kill();
+        self.process.wait().await
     }
 }
 

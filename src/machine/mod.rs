@@ -1,6 +1,7 @@
 //! L2: one QEMU process: what it is to be, how QEMU is told so, and its life until an exact end.
 //!
-//! Control channel, agent port and console are socket pairs inherited by QEMU; nothing listens anywhere.
+//! Control channel and agent port are socket pairs, the console is a pipe, all inherited by QEMU: nothing
+//! listens anywhere.
 //! A guest that resets ends the process: a reboot is a new machine in the same folder.
 
 pub mod accelerator;

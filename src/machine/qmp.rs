@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::support::wait::{Impatience, Patience};
@@ -44,6 +44,14 @@ pub(super) struct Ending {
     /// The `reason` of SHUTDOWN: `guest-reset`, `guest-shutdown`, `host-qmp-quit` ...
     pub shutdown: Option<String>,
     pub panicked: bool,
+    pub host_disk: Option<HostDisk>,
+}
+
+/// An error of the host's disk, at which the machine was stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct HostDisk {
+    pub reason: String,
+    pub no_space: bool,
 }
 
 /// A control channel in command mode. Clones speak over the same channel.
@@ -57,6 +65,7 @@ pub struct Qmp {
 struct Shared {
     state: Mutex<State>,
     next: AtomicU64,
+    host_disk: Notify,
     events: broadcast::Sender<Event>,
 }
 
@@ -98,6 +107,7 @@ impl Qmp {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             next: AtomicU64::new(1),
+            host_disk: Notify::new(),
             events: broadcast::channel(256).0,
         });
         tokio::spawn(write(writer, orders));
@@ -145,6 +155,11 @@ impl Qmp {
         self.shared.events.subscribe()
     }
 
+    /// Waits for an error of the host's disk that stopped the machine. For one waiter.
+    pub(super) async fn host_disk_failed(&self) {
+        self.shared.host_disk.notified().await;
+    }
+
     pub(super) fn ending(&self) -> Ending {
         self.shared.lock().ending.clone()
     }
@@ -161,6 +176,12 @@ impl Shared {
             match name.as_str() {
                 "SHUTDOWN" => state.ending.shutdown = message.data["reason"].as_str().map(str::to_owned),
                 "GUEST_PANICKED" => state.ending.panicked = true,
+                "BLOCK_IO_ERROR" if message.data["action"] == "stop" => {
+                    let reason = message.data["reason"].as_str().unwrap_or("unknown error").to_owned();
+                    let no_space = message.data["nospace"] == true;
+                    state.ending.host_disk.get_or_insert(HostDisk { reason, no_space });
+                    self.host_disk.notify_one();
+                }
                 _ => {}
             }
             drop(state);

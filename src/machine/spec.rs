@@ -65,6 +65,7 @@ pub struct Disk {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interface {
     Virtio,
+    /// Errors of the host's disk reach the guest as errors of its own.
     Nvme,
 }
 

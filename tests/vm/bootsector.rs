@@ -37,6 +37,20 @@ impl Program {
         self.halt()
     }
 
+    /// Writes from the disk's ninth sector on, 127 at a time, for ever.
+    pub fn write_the_disk(mut self) -> Program {
+        // xor ax, ax; mov ds, ax; again: mov si, packet; mov ax, 0x4300; mov dl, 0x80; int 0x13;
+        // add word [packet.sector], 127; jmp again
+        let packet = 0x7c00 + self.0.len() as u16 + 22;
+        self.0.extend([0x31, 0xc0, 0x8e, 0xd8, 0xbe]);
+        self.0.extend(packet.to_le_bytes());
+        self.0.extend([0xb8, 0x00, 0x43, 0xb2, 0x80, 0xcd, 0x13, 0x81, 0x06]);
+        self.0.extend((packet + 8).to_le_bytes());
+        self.0.extend([0x7f, 0x00, 0xeb, 0xec]);
+        self.0.extend([16, 0, 127, 0, 0, 0, 0x00, 0x10, 8, 0, 0, 0, 0, 0, 0, 0]);
+        self
+    }
+
     /// Takes the interrupt table away and interrupts.
     pub fn triple_fault(mut self) -> Program {
         self.0.extend([0x31, 0xc0, 0x8e, 0xd8]); // xor ax, ax; mov ds, ax
@@ -59,7 +73,7 @@ impl Program {
         self
     }
 
-    /// Writes a raw disk that boots this program.
+    /// Writes a raw disk of 2 MiB, all but its first sector a hole, that boots this program.
     pub fn disk(self, folder: &Path) -> PathBuf {
         let path = folder.join("boot.raw");
         let mut sector = self.0;
@@ -67,8 +81,8 @@ impl Program {
         sector.resize(510, 0);
         sector.extend([0x55, 0xaa]);
         // The firmware reads by cylinder, head and sector: a disk below one cylinder has no first sector.
-        sector.resize(2 << 20, 0);
         std::fs::write(&path, sector).unwrap();
+        std::fs::File::options().write(true).open(&path).unwrap().set_len(2 << 20).unwrap();
         path
     }
 }

@@ -217,6 +217,35 @@ async fn a_left_over_is_reaped_only_by_its_whole_name() {
     assert!(matches!(machine.wait_exit(&patience(10)).await.unwrap(), Exit::Crashed { .. }));
 }
 
+/// This test runs twice: once where the machine's folder is on a disk of 1 MiB, in a mount namespace.
+#[tokio::test]
+async fn a_full_disk_of_the_host_is_no_trouble_of_the_guests() {
+    const ROLE: &str = "KILN_TEST_SMALL_DISK";
+    if let Some(folder) = std::env::var_os(ROLE) {
+        let folder = std::path::PathBuf::from(folder);
+        let spec = spec(Program::default().print("on\n").write_the_disk(), &folder);
+        let machine = Machine::start(&spec, &folder, &patience(30)).await.unwrap();
+        let exit = machine.wait_exit(&patience(60)).await.unwrap();
+        assert!(matches!(exit, Exit::HostDisk { no_space: true, .. }), "{exit}");
+        assert!(exit.to_string().contains("No space left on device"), "{exit}");
+        return;
+    }
+    let folder = Folder::new("full");
+    let root = rustix::process::geteuid().is_root();
+    let output = Command::new("unshare")
+        .arg("--mount")
+        .args(["--user", "--map-root-user"].iter().filter(|_| !root))
+        .args(["sh", "-ec", "mount -t tmpfs -o size=1m none \"$1\"; shift; exec \"$@\"", "sh"])
+        .arg(&*folder)
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "machine::a_full_disk_of_the_host_is_no_trouble_of_the_guests", "--nocapture"])
+        .env(ROLE, &*folder)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+}
+
 /// This test runs twice: once as the kiln that is killed, in a process of its own.
 #[tokio::test]
 async fn kill_9_of_kiln_takes_its_machine_along() {

@@ -13,23 +13,16 @@ use kiln::boot::{BootRequest, BootedGuest, CloudInit, Holds, Start, Waiting, Wat
 use kiln::disk::create_overlay;
 use kiln::guest::inject::Route;
 use kiln::guest::{Guest, GuestFiles};
-use kiln::machine::{Accelerator, Cache, Disk, Identity, MachineSpec};
+use kiln::machine::{Cache, Disk, Identity, MachineSpec};
 use kiln::model::{Architecture, DiskFormat, Firmware};
 use kiln_protocol::message::Exec;
 
-use crate::support::{Folder, patience};
+use crate::support::{Folder, accelerator, patience};
 
 /// Where `cargo xtask test` keeps the bases.
 pub fn home() -> PathBuf {
     let set = std::env::var_os("KILN_TEST_HOME").expect("KILN_TEST_HOME names the home with the bases");
     PathBuf::from(set)
-}
-
-pub fn accelerator() -> Accelerator {
-    match std::env::var("KILN_ACCEL").as_deref() {
-        Ok("kvm") => Accelerator::Kvm,
-        _ => Accelerator::Tcg,
-    }
 }
 
 /// Remembers what was told.

@@ -1,6 +1,8 @@
 //! Real machines. Each test uses the smallest guest that can show its point.
 
+mod appliance;
 mod boot;
 mod bootsector;
+mod disks;
 mod machine;
 mod support;

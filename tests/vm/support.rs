@@ -4,6 +4,7 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use kiln::machine::Accelerator;
 use kiln::support::wait::Patience;
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +34,14 @@ impl Drop for Folder {
         } else {
             let _ = std::fs::remove_dir_all(&self.0);
         }
+    }
+}
+
+/// How the tests' guests run: as `KILN_ACCEL` says, else by emulation, which runs everywhere.
+pub fn accelerator() -> Accelerator {
+    match std::env::var("KILN_ACCEL").as_deref() {
+        Ok("kvm") => Accelerator::Kvm,
+        _ => Accelerator::Tcg,
     }
 }
 

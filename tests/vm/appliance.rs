@@ -6,7 +6,7 @@ use kiln::appliance::facts::{InitrdKind, PartitionTable};
 use kiln::appliance::seal::Group;
 use kiln::appliance::{Appliance, ApplianceError, DiskProblem, Kit};
 use kiln::disk::filesystem::Kind;
-use kiln::guest::{Guest, GuestFiles};
+use kiln::guest::GuestFiles;
 use kiln::machine::{Cache, Disk};
 use kiln::model::{Architecture, DiskFormat, Firmware};
 use kiln_protocol::message::Operation;
@@ -66,14 +66,13 @@ async fn grows(kind: &str, expected: Kind) {
     assert_eq!(std::fs::read_to_string(files.kernel).unwrap(), "a kernel");
     assert_eq!(std::fs::read_to_string(files.initrd).unwrap(), "an initramfs");
 
-    let free = appliance.grow(&p).await.unwrap();
+    appliance.grow(&p).await.unwrap();
     let after = appliance.inspect(&p).await.unwrap();
     assert!(after.root.total > before.root.total + (300 << 20), "{} {}", before.root.total, after.root.total);
-    // xfs counts what it reserves a little differently after each mount.
-    assert!(free.abs_diff(after.root.free) < 1 << 20, "{free} {}", after.root.free);
+    assert!(after.root.free > before.root.free + (300 << 20));
     assert_eq!(after.kernels, before.kernels);
     // Nothing left to grow is no failure.
-    assert!(appliance.grow(&p).await.unwrap().abs_diff(free) < 1 << 20);
+    appliance.grow(&p).await.unwrap();
     appliance.shutdown(&p).await.unwrap();
 }
 

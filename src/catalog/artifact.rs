@@ -54,6 +54,12 @@ impl Catalog {
         self.home().artifacts().join(artifact.file_name())
     }
 
+    /// Where the block list of the disk of that digest is kept, in the list's text form; what
+    /// it says of the disk includes everything that the disk stands on. It goes with the artifact.
+    pub fn block_list_path(&self, digest: &str) -> PathBuf {
+        self.home().artifacts().join(block_list_name(digest))
+    }
+
     /// Moves a finished file, on the same file system as the home folder, into the store and
     /// makes it read-only. It is durable on return; the row is the caller's next write, and
     /// until then an undo row has to speak for it. A file of the same digest is replaced by
@@ -126,6 +132,10 @@ impl Catalog {
             None => remove_file(&t.home.artifacts().join(file_name)),
         })
     }
+}
+
+fn block_list_name(digest: &str) -> String {
+    format!("{digest}.blocks")
 }
 
 fn remove_file(path: &Path) -> Result<()> {
@@ -207,7 +217,9 @@ impl Transaction<'_> {
         for row in &rows {
             // The file goes first, under the write lock: a build that stores the same bytes
             // now sees in `add_artifact` that they are gone.
-            remove_file(&self.home.artifacts().join(row.file_name()))?;
+            let folder = self.home.artifacts();
+            remove_file(&folder.join(row.file_name()))?;
+            remove_file(&folder.join(block_list_name(&row.digest)))?;
             self.sql
                 .execute("DELETE FROM artifacts WHERE digest = ?1", [&row.digest])
                 .or_doing("drop an artifact")?;

@@ -113,6 +113,7 @@ fn artifacts_stay_while_something_stands_on_them() {
     let base = store(&catalog, "base", None);
     let image = add(&catalog, "nginx", &base);
     let disk = store(&catalog, "overlay", Some(&base));
+    std::fs::write(catalog.block_list_path(&disk), "blocks").unwrap();
     catalog
         .write(|t| {
             t.set_disk(image.id, &disk, "{}")?;

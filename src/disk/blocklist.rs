@@ -4,11 +4,16 @@
 //! text form is canonical, so that the digest of the text names the content of
 //! the disk, whatever the format that holds it.
 
+use super::Format;
 use super::block::{BLOCK_SIZE, Block, MAX_DISK_SIZE};
 use super::reader::{ReadError, Reader};
+use crate::support::files;
+use crate::support::wait::Patience;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
+use std::io;
+use std::path::{Path, PathBuf};
 
 /// Begins the text form; another version is another first line.
 const HEADER: &str = "kiln-blocks 1";
@@ -31,6 +36,14 @@ pub enum BlockListError {
     Version,
     #[error("line {line} of the block list: {what}")]
     Line { line: usize, what: &'static str },
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BlockListFileError {
+    #[error("the block list {} cannot be read", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("the block list {} is damaged", path.display())]
+    Damaged { path: PathBuf, source: BlockListError },
 }
 
 /// How the content of one disk differs from another's.
@@ -88,6 +101,28 @@ impl BlockList {
     /// SHA-256 of the text form.
     pub fn digest(&self) -> [u8; 32] {
         Sha256::digest(self.to_text().as_bytes()).into()
+    }
+
+    /// Reads a file that [`BlockList::save`] wrote; `None` if there is no such file. Blocks.
+    pub fn load(path: &Path) -> Result<Option<BlockList>, BlockListFileError> {
+        let text = match std::fs::read_to_string(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            text => text.map_err(|source| BlockListFileError::Read { path: path.to_owned(), source })?,
+        };
+        let damaged = |source| BlockListFileError::Damaged { path: path.to_owned(), source };
+        BlockList::parse(&text).map(Some).map_err(damaged)
+    }
+
+    /// Writes the text form to a file, whole and durable or not at all. Blocks.
+    pub fn save(&self, path: &Path) -> io::Result<()> {
+        files::write_atomic(path, self.to_text().as_bytes())
+    }
+
+    /// Reads the disk at `path`, backing files included.
+    pub async fn of(path: &Path, format: Format, patience: &Patience) -> Result<BlockList, ReadError> {
+        let reader = Reader::open(path, format, patience).await?;
+        let task = tokio::task::spawn_blocking(|| BlockList::read(reader, || ()));
+        task.await.expect("reading does not panic")
     }
 
     /// Reads a whole disk, calling `tell` after each block with data. Blocks the thread.
@@ -243,6 +278,18 @@ mod tests {
         for text in bad {
             assert!(BlockList::parse(&text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn files_are_lists_nothing_or_errors() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.blocks");
+        assert!(matches!(BlockList::load(&path), Ok(None)));
+        sample().save(&path).unwrap();
+        assert_eq!(BlockList::load(&path).unwrap(), Some(sample()));
+        std::fs::write(&path, "kiln-blocks 1\nsize x\n").unwrap();
+        assert!(matches!(BlockList::load(&path), Err(BlockListFileError::Damaged { .. })));
+        assert!(matches!(BlockList::load(folder.path()), Err(BlockListFileError::Read { .. })));
     }
 
     proptest! {

@@ -70,11 +70,21 @@ pub struct Client<S> {
 
 struct PendingRead {
     offset: u64,
-    /// As long as was asked for; zeros where nothing has come yet.
+    /// As long as was asked for; what was in it before, where nothing has come yet.
     buffer: Vec<u8>,
     /// Bytes answered so far, as data or as holes.
     answered: usize,
     done: bool,
+}
+
+impl PendingRead {
+    /// The part of the buffer for `length` bytes of the disk from `at`. It will be filled.
+    fn place(&mut self, at: u64, length: u32) -> Result<&mut [u8], NbdError> {
+        let from = at.checked_sub(self.offset).and_then(|f| usize::try_from(f).ok());
+        self.answered += length as usize;
+        from.and_then(|f| self.buffer.get_mut(f..f.checked_add(length as usize)?))
+            .ok_or_else(|| protocol("data beside what was asked for"))
+    }
 }
 
 struct Chunk {
@@ -202,8 +212,8 @@ impl<S: Read + Write> Client<S> {
         self.reads.len()
     }
 
-    /// Asks for one block; the last block of the disk may be shorter.
-    pub fn ask(&mut self, index: u64) -> Result<(), NbdError> {
+    /// Asks for one block, to be put into `buffer`; the last block of the disk may be shorter.
+    pub fn ask(&mut self, index: u64, mut buffer: Vec<u8>) -> Result<(), NbdError> {
         let offset = index * BLOCK_SIZE as u64;
         let length = (self.size - offset).min(BLOCK_SIZE as u64) as u32;
         self.request(CMD_READ, DO_NOT_FRAGMENT, offset, length)?;
@@ -233,18 +243,13 @@ impl<S: Read + Write> Client<S> {
             CHUNK_NONE => (),
             CHUNK_DATA if chunk.length > 8 => {
                 let at = read_u64(&mut self.stream)?;
-                let from = at.checked_sub(read.offset).and_then(|f| usize::try_from(f).ok());
-                let length = chunk.length as usize - 8;
-                let place = from
-                    .and_then(|f| read.buffer.get_mut(f..f.checked_add(length)?))
-                    .ok_or_else(|| protocol("data beside what was asked for"))?;
+                let place = read.place(at, chunk.length - 8)?;
                 self.stream.read_exact(place).map_err(NbdError::Connection)?;
-                read.answered += length;
             }
             CHUNK_HOLE if chunk.length == 12 => {
-                // The buffer is zeros already.
-                let hole: [u8; 12] = read_array(&mut self.stream)?;
-                read.answered += be_u32(&hole[8..]) as usize;
+                let at = read_u64(&mut self.stream)?;
+                let length = be_u32(&read_array::<4>(&mut self.stream)?);
+                read.place(at, length)?.fill(0);
             }
             kind => {
                 let offset = read.offset;
@@ -418,7 +423,7 @@ mod tests {
     /// What comes of reading block 0 of a disk of 2048 bytes.
     fn read(answer: Vec<u8>) -> Result<Option<(u64, Vec<u8>)>, NbdError> {
         let mut client = client(&[handshake(2048), answer]).unwrap();
-        client.ask(0).unwrap();
+        client.ask(0, Vec::new()).unwrap();
         client.take()
     }
 
@@ -480,7 +485,7 @@ mod tests {
             said.extend(noise);
             if let Ok(mut client) = client(&[said]) {
                 let _ = client.data_blocks();
-                if client.size() > 0 && client.ask(0).is_ok() {
+                if client.size() > 0 && client.ask(0, Vec::new()).is_ok() {
                     let _ = client.take();
                 }
             }

@@ -6,7 +6,7 @@
 //! blocks come over a socket that has no name once the reader is open.
 
 use super::Format;
-use super::block::{BLOCK_SIZE, Block};
+use super::block::{BLOCK_SIZE, Block, is_zero};
 use super::image::driver;
 use super::nbd::{Client, NbdError};
 use crate::support::command;
@@ -57,6 +57,8 @@ pub struct Reader {
     data: Vec<Range<u64>>,
     /// Next block to ask for: which range, which block in it.
     next: (usize, u64),
+    /// Blocks given out, some of them back by now.
+    lent: Vec<Block>,
     failed: bool,
 }
 
@@ -79,7 +81,7 @@ impl Reader {
         let mut client = Client::negotiate(Patient { stream, patience: patience.clone() }).map_err(failed)?;
         let data = client.data_blocks().map_err(failed)?;
         let first = data.first().map_or(0, |r| r.start);
-        Ok(Reader { path, client, server, patience, data, next: (0, first), failed: false })
+        Ok(Reader { path, client, server, patience, data, next: (0, first), lent: Vec::new(), failed: false })
     }
 
     /// Virtual size in bytes, a multiple of 512.
@@ -109,16 +111,25 @@ impl Reader {
             while self.client.pending() < READ_AHEAD
                 && let Some(index) = self.next_index()
             {
-                self.client.ask(index)?;
+                let buffer = self.spare();
+                self.client.ask(index, buffer)?;
             }
             let Some((index, mut block)) = self.client.take()? else {
                 return Ok(None);
             };
             block.resize(BLOCK_SIZE, 0);
-            if !super::block::is_zero(&block) {
-                return Ok(Some((index, Arc::new(block))));
+            let block = Arc::new(block);
+            self.lent.push(block.clone());
+            if !is_zero(&block) {
+                return Ok(Some((index, block)));
             }
         }
+    }
+
+    /// A buffer that nobody uses any more, or a new one: fresh memory costs more than the read.
+    fn spare(&mut self) -> Vec<u8> {
+        let free = self.lent.iter().position(|block| Arc::strong_count(block) == 1);
+        free.and_then(|at| Arc::into_inner(self.lent.swap_remove(at))).unwrap_or_default()
     }
 }
 
@@ -173,6 +184,9 @@ impl Server {
             .arg(program)
             .args(["--read-only", "--shared=1", "--image-opts", &options])
             .env("LC_ALL", "C.UTF-8")
+            // Its buffers come and go with every request; without this their memory does, too.
+            .env("MALLOC_TRIM_THRESHOLD_", "33554432")
+            .env("MALLOC_MMAP_THRESHOLD_", "33554432")
             .stdin(Stdio::from(OwnedFd::from(listener)))
             .stdout(Stdio::null())
             .stderr(Stdio::from(messages.try_clone().map_err(start)?));
@@ -248,14 +262,13 @@ mod tests {
     }
 
     async fn list(path: &Path, format: Format) -> BlockList {
-        let reader = Reader::open(path, format, &patience()).await.unwrap();
-        tokio::task::spawn_blocking(|| BlockList::read(reader, || ()).unwrap()).await.unwrap()
+        BlockList::of(path, format, &patience()).await.unwrap()
     }
 
     fn list_of_bytes(bytes: &[u8]) -> BlockList {
         let mut list = BlockList::new(bytes.len() as u64);
         for (index, data) in (0..).zip(bytes.chunks(BLOCK_SIZE)) {
-            if !super::super::block::is_zero(data) {
+            if !is_zero(data) {
                 let mut block = data.to_vec();
                 block.resize(BLOCK_SIZE, 0);
                 list.insert(index, &Block::new(block));
@@ -324,8 +337,7 @@ mod tests {
         let length = base.metadata().unwrap().len();
         for part in [100, 70, 30, 1] {
             base.set_len((length * part / 100).saturating_sub(1024)).unwrap();
-            let Ok(reader) = Reader::open(&top, Format::Qcow2, &patience()).await else { continue };
-            let read = tokio::task::spawn_blocking(|| BlockList::read(reader, || ())).await.unwrap();
+            let read = BlockList::of(&top, Format::Qcow2, &patience()).await;
             assert!(read.is_err() || read.is_ok_and(|found| found != before), "{part} % of the file");
         }
     }

@@ -6,6 +6,7 @@ use crate::catalog::CatalogError;
 use crate::catalog::artifact::Artifact;
 use crate::catalog::build::Build;
 use crate::catalog::image::{Image, ImageName};
+use crate::disk::blocklist::BlockList;
 use crate::distribute::{self, Export, Exported};
 use crate::model::{DiskFormat, Failure, FailureKind};
 use crate::support::wait::Patience;
@@ -78,8 +79,11 @@ pub async fn export(
     patience: &Patience,
 ) -> Result<(Image, Vec<Exported>), Failure> {
     let image = find(service, name)?;
-    let (_, path, _) = disk(service, &image)?;
-    let source = distribute::Source { path: &path, format: DiskFormat::Qcow2, blocks: None };
+    let (artifact, path, _) = disk(service, &image)?;
+    // What the disk was found to hold when it was captured, where that was noted.
+    let blocks = BlockList::load(&service.catalog.block_list_path(&artifact.digest))
+        .map_err(|e| Failure::from_error(FailureKind::Environment, &e))?;
+    let source = distribute::Source { path: &path, format: DiskFormat::Qcow2, blocks: blocks.as_ref() };
     let report = distribute::export(source, exports, progress, patience).await?;
     Ok((image, report.files))
 }

@@ -1,6 +1,5 @@
 //! A build comes into being: rows, folder, lock, event log.
 
-use super::details::Details;
 use super::event::Events;
 use super::lock::Lock;
 use super::plan::Plan;
@@ -50,7 +49,6 @@ pub fn begin(catalog: &Catalog, plan: &Plan) -> Result<Begun, Failure> {
         catalog.adopt_file(&parent.file, parent.format.as_str(), &parent.digest)?;
     }
     let recipe_text = copy_of_inputs(plan);
-    let details = Details::of(plan).json().to_string();
     let (image, id) = catalog.write(|t| {
         t.add_artifact(&parent.artifact())?;
         let recipe = &plan.recipe;
@@ -64,7 +62,7 @@ pub fn begin(catalog: &Catalog, plan: &Plan) -> Result<Begun, Failure> {
             recipe: row,
             parent_name: parent.name.clone(),
             parent: parent.digest.clone(),
-            details,
+            details: "{}".into(),
         })?;
         let id = image.path_name();
         t.add_build(&id, image.id)?;

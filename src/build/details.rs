@@ -1,13 +1,15 @@
-//! What the engine keeps of an image beside the catalog's columns.
+//! What the engine keeps of an image beside the catalog's columns: how it is booted.
 
+use super::plan::Plan;
+use crate::appliance::DiskFacts;
+use crate::boot::Holds;
 use crate::catalog::image::Image;
 use crate::model::{Failure, FailureKind, Firmware};
 use serde_json::{Value, json};
 
-/// How an image is booted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Details {
-    pub firmware: Vec<Firmware>,
+    pub holds: Holds,
     /// MiB of the machine it was built in.
     pub memory: u64,
     pub cpu: String,
@@ -16,28 +18,51 @@ pub struct Details {
 }
 
 impl Details {
+    pub fn of(plan: &Plan, facts: &DiskFacts) -> Details {
+        let settings = &plan.recipe.settings;
+        Details {
+            holds: Holds::of(facts),
+            memory: settings.memory,
+            cpu: plan.cpu.clone(),
+            interface: settings.disk.as_str().into(),
+        }
+    }
+
     pub fn json(&self) -> Value {
+        let h = &self.holds;
         json!({
-            "firmware": self.firmware.iter().map(|f| f.as_str()).collect::<Vec<_>>(),
+            "holds": {
+                "systemd": h.systemd, "nocloud": h.nocloud, "initramfsTools": h.initramfs_tools,
+                "bios": h.bios, "uefi": h.uefi,
+            },
             "memory": self.memory,
             "cpu": self.cpu,
             "interface": self.interface,
         })
     }
 
+    /// What the image can be booted with.
+    pub fn firmware(&self) -> Vec<Firmware> {
+        let all = [(self.holds.bios, Firmware::Bios), (self.holds.uefi, Firmware::Uefi)];
+        all.into_iter().filter(|(can, _)| *can).map(|(_, f)| f).collect()
+    }
+
     pub fn read(image: &Image) -> Result<Details, Failure> {
         let value: Value = serde_json::from_str(&image.details).unwrap_or_default();
-        let text = |name: &str| value[name].as_str().map(str::to_owned);
+        let h = &value["holds"];
+        let flag = |name: &str| h[name].as_bool();
         let parse = || {
             Some(Details {
-                firmware: value["firmware"]
-                    .as_array()?
-                    .iter()
-                    .map(|f| f.as_str()?.parse().ok())
-                    .collect::<Option<_>>()?,
+                holds: Holds {
+                    systemd: h["systemd"].as_u64().map(|v| v as u32),
+                    nocloud: flag("nocloud")?,
+                    initramfs_tools: flag("initramfsTools")?,
+                    bios: flag("bios")?,
+                    uefi: flag("uefi")?,
+                },
                 memory: value["memory"].as_u64()?,
-                cpu: text("cpu")?,
-                interface: text("interface")?,
+                cpu: value["cpu"].as_str()?.to_owned(),
+                interface: value["interface"].as_str()?.to_owned(),
             })
         };
         parse().ok_or_else(|| {
@@ -46,17 +71,5 @@ impl Details {
                 format!("the catalog's details of image {image} cannot be read"),
             )
         })
-    }
-}
-
-impl Details {
-    pub fn of(plan: &super::plan::Plan) -> Details {
-        let settings = &plan.recipe.settings;
-        Details {
-            firmware: plan.parent.firmware.clone(),
-            memory: settings.memory,
-            cpu: plan.cpu.clone(),
-            interface: settings.disk.as_str().into(),
-        }
     }
 }

@@ -4,7 +4,7 @@ use super::event::{Events, StageName, StatusName, What};
 use super::state::{Effect, Input, Route, State, Verdict, next};
 use super::{recover, usage};
 use crate::catalog::{Catalog, CatalogError};
-use crate::model::{Failure, FailureKind, Stage};
+use crate::model::{Failure, FailureKind, ImageStatus, Stage};
 use crate::support::wait::Patience;
 use async_trait::async_trait;
 use std::sync::Arc;
@@ -59,6 +59,8 @@ struct Driver<'a> {
     begun: Instant,
     cpu_before: u64,
     verdict: Option<Verdict>,
+    /// The status that was told last.
+    told: Option<ImageStatus>,
 }
 
 /// Runs a build to its end.
@@ -81,6 +83,7 @@ pub async fn drive(
         begun: Instant::now(),
         cpu_before: usage::children_cpu_ms(),
         verdict: None,
+        told: None,
     };
     match driver.run(cancel).await {
         Ok(verdict) => Ok(verdict),
@@ -147,7 +150,9 @@ impl Driver<'_> {
     async fn execute(&mut self, effect: Effect) -> Result<(), CatalogError> {
         let events = &self.order.events;
         match effect {
+            Effect::SetStatus(status, _) if self.told == Some(status) => {}
             Effect::SetStatus(status, reason) => {
+                self.told = Some(status);
                 events.send(What::Status { status: StatusName(status), reason });
             }
             Effect::Start(stage) => self.start(stage),

@@ -10,6 +10,9 @@ use rustix::process::Pid;
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// In the folder of a run: its disk is to stay.
+pub const KEPT: &str = "kept";
+
 /// A build that a dead kiln left, and that is in order again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reconciled {
@@ -105,8 +108,23 @@ pub fn reconcile(catalog: &Catalog) -> Result<Vec<Reconciled>, CatalogError> {
         };
         done.extend(reconcile_one(catalog, &id)?);
     }
+    remove_dead_runs(catalog);
     catalog.sweep_artifacts()?;
     Ok(done)
+}
+
+/// Folders of `kiln run` whose kiln died; one that was to be kept stays. What cannot be removed
+/// now is tried again by the next kiln.
+fn remove_dead_runs(catalog: &Catalog) {
+    for folder in std::fs::read_dir(catalog.home().runs()).into_iter().flatten().flatten() {
+        let folder = folder.path();
+        if let Ok(Some(_lock)) = Lock::try_take(&lock_path(&folder)) {
+            reap(&folder);
+            if !folder.join(KEPT).exists() {
+                let _ = std::fs::remove_dir_all(&folder);
+            }
+        }
+    }
 }
 
 fn reconcile_one(catalog: &Catalog, id: &str) -> Result<Option<Reconciled>, CatalogError> {

@@ -1,9 +1,7 @@
 //! What the command line, the environment and the home folder say. Read here and nowhere else.
 
-use crate::machine::Accelerator;
-use crate::machine::accelerator::{self, Choice};
-use crate::model::{Architecture, Failure, FailureKind};
-use crate::support::wait::Patience;
+use crate::machine::accelerator::Choice;
+use crate::model::{Failure, FailureKind};
 use std::path::PathBuf;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -47,11 +45,6 @@ impl Settings {
         let home = std::path::absolute(&home)
             .map_err(|e| Failure::new(FailureKind::Input, format!("--home {}: {e}", home.display())))?;
         Ok(Settings { home, accel: global.accel, format: global.format, progress: global.progress })
-    }
-
-    /// What guests are run with. `auto` never falls back to emulation by itself.
-    pub async fn accelerator(&self, patience: &Patience) -> Result<Accelerator, Failure> {
-        accelerator::resolve(self.accel.into(), Architecture::HOST, &self.home, patience).await
     }
 }
 

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use sha2::Digest;
 
 use super::Format;
+use crate::model::{Failure, FailureKind};
 use crate::support::command::{CommandError, Limits, Tool};
 use crate::support::files::{self, Staged};
 use crate::support::wait::{Impatience, Patience};
@@ -45,6 +46,18 @@ pub enum DiskError {
     Io { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Impatience(#[from] Impatience),
+}
+
+impl From<DiskError> for Failure {
+    fn from(error: DiskError) -> Failure {
+        let kind = match &error {
+            DiskError::Impatience(e) => e.into(),
+            DiskError::Locked { .. } => FailureKind::Conflict,
+            DiskError::NotSelfContained { .. } => FailureKind::Input,
+            _ => FailureKind::Environment,
+        };
+        Failure::from_error(kind, &error)
+    }
 }
 
 /// What `qemu-img info` says about one file. Sizes are in bytes.

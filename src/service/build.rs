@@ -1,13 +1,27 @@
 //! Building an image from a recipe file.
 
-use super::Service;
+use super::{Service, log};
 use crate::build::begin::{Begun, begin};
+use crate::build::driver::{Order, drive};
+use crate::build::event::{StageName, What};
 use crate::build::plan::{self, Host, NoPlan, Plan, Setting};
 use crate::build::recipe;
+use crate::build::report::Report;
+use crate::build::state::Verdict;
+use crate::build::workshop::Workshop;
 use crate::catalog::image::Image;
-use crate::model::Failure;
+use crate::model::{Failure, FailureKind};
+use crate::support::files;
 use crate::support::wait::Patience;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// How long a cancelled stage may take to end in order.
+const GRACE: Duration = Duration::from_secs(60);
+/// Lines of the console in a report.
+const CONSOLE_LINES: usize = 400;
 
 /// Reads, checks and plans a recipe file. Nothing is changed.
 pub async fn plan(
@@ -41,4 +55,115 @@ pub fn start(service: &Service, plan: &Plan) -> Result<Begun, Failure> {
     plan.check_host_space(service.catalog.home().root())?;
     plan.check_exports()?;
     begin(&service.catalog, plan)
+}
+
+/// A build that has ended.
+#[derive(Debug)]
+pub struct Built {
+    /// As it is now.
+    pub image: Image,
+    pub build: String,
+    pub folder: PathBuf,
+    pub report: Option<PathBuf>,
+    pub verdict: Verdict,
+}
+
+/// Runs a begun build to its end.
+///
+/// # Errors
+/// The catalog cannot be written; how a build ends is in the verdict.
+pub async fn run(
+    service: &Service,
+    plan: Plan,
+    begun: Begun,
+    keep: bool,
+    cancel: &CancellationToken,
+) -> Result<Built, Failure> {
+    let plan = Arc::new(plan);
+    begun.events.send(What::BuildStarted {
+        image: begun.image.to_string(),
+        stages: plan.route.stages().iter().copied().map(StageName).collect(),
+        steps: plan.step_count(),
+        folder: begun.folder.clone(),
+    });
+    let order = Order {
+        catalog: service.catalog.clone(),
+        build: begun.id.clone(),
+        image: begun.image.id,
+        image_name: begun.image.to_string(),
+        route: plan.route.clone(),
+        limit: Duration::from_secs(plan.recipe.settings.timeouts.build),
+        grace: GRACE,
+        keep,
+        events: begun.events.clone(),
+    };
+    let workshop = Box::new(Workshop::new(plan, service.catalog.clone(), &begun));
+    let driven = drive(&order, workshop, cancel).await;
+    begun.events.close();
+    let verdict = driven?;
+    let image = service.catalog.read(|t| t.image(begun.image.id))?;
+    let report = write_report(service, &begun, &verdict);
+    Ok(Built { image, build: begun.id.clone(), folder: begun.folder.clone(), report, verdict })
+}
+
+/// One file that tells the whole build. A build is no worse for the lack of it.
+fn write_report(service: &Service, begun: &Begun, verdict: &Verdict) -> Option<PathBuf> {
+    let records = log::find(service, &begun.id).ok()?;
+    let events = records.events().ok()?;
+    let logs: Vec<(String, String)> = records
+        .steps(None)
+        .ok()?
+        .into_iter()
+        .filter_map(|s| Some((s.name.clone(), s.text().ok()?)))
+        .collect();
+    // The machine that ran last is the one that a failure is about.
+    let console = records.consoles().pop().map(|(_, text)| text).unwrap_or_default();
+    let mut console: Vec<String> = console.lines().map(str::to_owned).collect();
+    console.drain(..console.len().saturating_sub(CONSOLE_LINES));
+    let failure = match verdict {
+        Verdict::Failed(failure) => Some(&**failure),
+        _ => None,
+    };
+    let screenshots: Vec<(String, Vec<u8>)> = failure
+        .iter()
+        .flat_map(|f| &f.files)
+        .filter(|f| f.extension().is_some_and(|e| e == "png"))
+        .filter_map(|f| Some((f.file_name()?.to_string_lossy().into_owned(), std::fs::read(f).ok()?)))
+        .collect();
+    let image = begun.image.to_string();
+    let report = Report {
+        image: &image,
+        events: &events,
+        failure,
+        logs: &logs,
+        console: &console,
+        screenshots: &screenshots,
+    };
+    let path = begun.folder.join("report.html");
+    files::write_atomic(&path, report.html().as_bytes()).ok()?;
+    Some(path)
+}
+
+impl Built {
+    /// The image, or why there is none, with where to look.
+    pub fn into_result(self) -> Result<Built, Failure> {
+        let mut failure = match &self.verdict {
+            Verdict::Available => return Ok(self),
+            Verdict::Failed(failure) => (**failure).clone(),
+            Verdict::Cancelled => {
+                Failure::new(FailureKind::Cancelled, format!("the build of {} was cancelled", self.image))
+            }
+        };
+        failure.files.extend(self.report.clone());
+        if matches!(self.verdict, Verdict::Failed(_)) {
+            failure = failure.hint(format!("kiln log {} shows the logs of all steps.", self.build));
+            if self.image.disk.is_some() {
+                failure = failure.hint(format!(
+                    "The captured disk is kept: kiln run {0} looks inside, kiln image remove {0} frees it.",
+                    self.image
+                ));
+            }
+        }
+        Err(failure)
+    }
 }

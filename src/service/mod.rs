@@ -5,12 +5,14 @@ pub mod component;
 pub mod doctor;
 pub mod image;
 pub mod log;
+pub mod run;
 
 use crate::base::Store;
 use crate::build::plan::{Host, Shelf};
 use crate::build::recover::{self, Reconciled};
 use crate::catalog::Catalog;
 use crate::catalog::home::Home;
+use crate::machine::accelerator::Choice;
 use crate::model::Failure;
 use crate::support::wait::Patience;
 use std::path::Path;
@@ -37,8 +39,8 @@ impl Service {
     }
 }
 
-/// The processors of this machine that kiln may use.
-pub fn host(accelerator: crate::machine::Accelerator) -> Host {
+/// This machine, with what the user wants guests to be run with.
+pub fn host(choice: Choice, only_plan: bool) -> Host {
     let processors = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
-    Host { accelerator, processors }
+    Host { choice, only_plan, processors }
 }

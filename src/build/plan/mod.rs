@@ -12,6 +12,7 @@ use super::state::Route;
 use crate::catalog::artifact::digest_bytes;
 use crate::component::{Component, PlannedStep, plan as steps_of};
 use crate::distribute::Export;
+use crate::machine::accelerator::{Choice, resolve};
 use crate::machine::{Accelerator, Qemu, default_cpu};
 use crate::model::{Architecture, Failure, FailureKind, Firmware};
 use crate::support::diagnostic::{Diagnostic, Findings};
@@ -29,10 +30,12 @@ const GENERATION: u32 = 1;
 pub const BUILD_PHASES: [&str; 2] = ["build", "validate"];
 pub const TEST_PHASES: [&str; 1] = ["test"];
 
-/// What guests are run with here.
+/// What guests are to be run with here.
 #[derive(Clone, Copy, Debug)]
 pub struct Host {
-    pub accelerator: Accelerator,
+    pub choice: Choice,
+    /// Where nothing may be run: plan for emulation, for who only wants to see the plan.
+    pub only_plan: bool,
     pub processors: u32,
 }
 
@@ -46,9 +49,12 @@ pub struct Plan {
     pub test: Vec<PlannedStep>,
     pub route: Route,
     pub accelerator: Accelerator,
+    /// Why no build can run here as things are, in a plan that is only for show.
+    pub unrunnable: Option<Failure>,
     pub cpu: String,
     pub vcpus: u32,
-    pub firmware: Firmware,
+    /// What the build boots with; None starts the disk's kernel directly where that is possible.
+    pub firmware: Option<Firmware>,
     /// Of the fresh machines; empty when nothing is tested.
     pub test_firmware: Vec<Firmware>,
     /// Bytes of the image's disk.
@@ -116,14 +122,21 @@ pub async fn plan(
     let (Some(parent), false) = (parent, list.iter().any(Diagnostic::is_error)) else {
         return Err(NoPlan::Input(list));
     };
+    let home = shelf.catalog.home().root();
+    let resolved = resolve(host.choice, parent.architecture, home, &shelf.patience).await;
+    let (accelerator, unrunnable) = match resolved {
+        Ok(accelerator) => (accelerator, None),
+        Err(failure) if host.only_plan => (Accelerator::Tcg, Some(failure)),
+        Err(failure) => return Err(failure.into()),
+    };
     let provision = steps_of(&components, Some(&BUILD_PHASES));
     let mut test = steps_of(&components, Some(&TEST_PHASES));
-    let firmware = recipe.settings.firmware.unwrap_or_else(|| parent.preferred_firmware());
+    let firmware = recipe.settings.firmware;
     let mut test_firmware = Vec::new();
     if recipe.tests {
         test_firmware.clone_from(&recipe.settings.test_firmware);
         if test_firmware.is_empty() {
-            test_firmware.push(firmware);
+            test_firmware.push(firmware.unwrap_or_else(|| parent.preferred_firmware()));
         }
     } else {
         test.clear();
@@ -132,10 +145,10 @@ pub async fn plan(
         Some(cpu) => cpu.clone(),
         None => {
             let qemu = Qemu::find(parent.architecture, &shelf.patience).await.map_err(|e| e.failure())?;
-            default_cpu(parent.architecture, host.accelerator, qemu.version).to_owned()
+            default_cpu(parent.architecture, accelerator, qemu.version).to_owned()
         }
     };
-    let vcpus = recipe.settings.vcpus.unwrap_or(match host.accelerator {
+    let vcpus = recipe.settings.vcpus.unwrap_or(match accelerator {
         Accelerator::Tcg => 1,
         Accelerator::Kvm => host.processors.clamp(1, 2),
     });
@@ -143,7 +156,8 @@ pub async fn plan(
     let guest_free = parent.free.map(|free| free + disk_size.saturating_sub(parent.virtual_size));
     let mut plan = Plan {
         route: Route::new(recipe.tests, !recipe.exports.is_empty()),
-        accelerator: host.accelerator,
+        accelerator,
+        unrunnable,
         inputs: String::new(),
         warnings: list,
         recipe,
@@ -226,7 +240,7 @@ impl Plan {
             "disk": self.disk_size,
             "workingDirectory": self.recipe.working_directory,
             "cpu": self.cpu,
-            "firmware": self.firmware.as_str(),
+            "firmware": self.firmware.map(|f| f.as_str()),
             "interface": s.disk.as_str(),
             "network": s.network.as_str(),
             "tests": self.test_firmware.iter().map(|f| f.as_str()).collect::<Vec<_>>(),

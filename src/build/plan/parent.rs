@@ -103,7 +103,7 @@ fn of_image(image: &crate::catalog::image::Image, shelf: &Shelf) -> Result<Paren
         format: DiskFormat::Qcow2,
         virtual_size: artifact.virtual_size,
         file_size: artifact.bytes,
-        firmware: details.firmware,
+        firmware: details.firmware(),
         free,
         adopt: false,
         backing: artifact.backing,

@@ -72,7 +72,7 @@ impl Bench {
         let (recipe, diagnostics) = recipe::parse(&source, self.folder.path());
         let Some(recipe) = recipe else { return Err(NoPlan::Input(diagnostics)) };
         let settings: Vec<Setting> = set.iter().map(|s| s.parse().unwrap()).collect();
-        let host = Host { accelerator: Accelerator::Tcg, processors: 4 };
+        let host = Host { choice: Choice::Tcg, only_plan: false, processors: 4 };
         let shelf = Shelf {
             catalog: &self.catalog,
             bases: &self.bases,
@@ -110,7 +110,7 @@ async fn a_plan_holds_what_will_be_done() {
     assert_eq!(names(&plan.provision), ["site/build/Write", "site/validate/Check"]);
     assert_eq!(names(&plan.test), ["site/test/Fetch"]);
     assert_eq!(plan.step_count(), 4);
-    assert_eq!((plan.disk_size, plan.vcpus, plan.firmware), (4 << 30, 1, Firmware::Bios));
+    assert_eq!((plan.disk_size, plan.vcpus, plan.firmware), (4 << 30, 1, None));
     assert_eq!(plan.test_firmware, [Firmware::Bios, Firmware::Uefi]);
     assert_eq!(plan.components[0].value("Title"), Some("Hi"));
     assert_eq!(plan.components[0].value("Port"), Some("80"));
@@ -218,7 +218,13 @@ async fn a_recipe_may_start_from_an_image_and_use_components_by_name() {
                 virtual_size: 4 << 30,
                 backing: Some(plan.parent.digest.clone()),
             })?;
-            t.set_disk(begun.image.id, &digest, &begun.image.details)?;
+            let details = crate::build::details::Details {
+                holds: crate::boot::Holds { bios: true, uefi: true, ..Default::default() },
+                memory: 1024,
+                cpu: "max".into(),
+                interface: "virtio".into(),
+            };
+            t.set_disk(begun.image.id, &digest, &details.json().to_string())?;
             t.set_status(begun.image.id, crate::model::ImageStatus::Building, None)?;
             t.set_status(begun.image.id, crate::model::ImageStatus::Available, None)?;
             let version = "1.0.0".parse().unwrap();

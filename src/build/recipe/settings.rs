@@ -13,7 +13,7 @@ pub struct Settings {
     pub memory: u64,
     /// None: 1 under emulation, else 2.
     pub vcpus: Option<u32>,
-    /// What the build boots with; None: what the parent can, BIOS before UEFI.
+    /// What the build boots with; None: the disk's kernel directly, or what the parent can.
     pub firmware: Option<Firmware>,
     /// The fresh machines of the test stage, one after the other; empty: as the build.
     pub test_firmware: Vec<Firmware>,

@@ -1,6 +1,7 @@
 //! One verb per file.
 
 mod base;
+mod build;
 mod completion;
 mod component;
 mod console;
@@ -9,6 +10,7 @@ mod image;
 mod log;
 mod plan;
 mod planning;
+mod run;
 mod validate;
 
 use super::Settings;
@@ -18,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(clap::Subcommand)]
 pub enum Command {
     Base(base::Arguments),
+    Build(build::Arguments),
     Completion(completion::Arguments),
     Component(component::Arguments),
     Console(console::Arguments),
@@ -25,6 +28,7 @@ pub enum Command {
     Image(image::Arguments),
     Log(log::Arguments),
     Plan(plan::Arguments),
+    Run(run::Arguments),
     Validate(validate::Arguments),
 }
 
@@ -33,12 +37,14 @@ pub async fn run(command: Command, settings: &Settings, cancel: &CancellationTok
     match command {
         Command::Base(arguments) => base::run(arguments, settings, cancel).await,
         Command::Completion(arguments) => completion::run(arguments),
+        Command::Build(arguments) => build::run(arguments, settings, cancel).await,
         Command::Component(arguments) => component::run(arguments, settings, cancel).await,
         Command::Console(arguments) => console::run(arguments, settings, cancel).await,
         Command::Doctor(arguments) => doctor::run(arguments, settings, cancel).await,
         Command::Image(arguments) => image::run(arguments, settings, cancel).await,
         Command::Log(arguments) => log::run(arguments, settings),
         Command::Plan(arguments) => plan::run(arguments, settings, cancel).await,
+        Command::Run(arguments) => run::run(arguments, settings, cancel).await,
         Command::Validate(arguments) => validate::run(arguments, settings, cancel).await,
     }
 }

@@ -19,11 +19,14 @@ pub async fn run(
     cancel: &CancellationToken,
 ) -> Result<u8, Failure> {
     let service = planning::open(settings)?;
-    let plan = planning::plan(&service, &arguments.recipe, settings, cancel).await?;
+    let plan = planning::plan(&service, &arguments.recipe, settings, true, cancel).await?;
     match settings.format {
         Format::Human => {
             planning::warn(&plan.warnings);
             print!("{}", render::plan::human(&plan));
+            if let Some(failure) = &plan.unrunnable {
+                println!("  as things are a build would stop: {failure}");
+            }
             if let Some(image) = crate::service::build::existing(&service, &plan)? {
                 println!(
                     "  nothing changed since {image}: a build returns it (--rebuild builds all the same)"

@@ -35,10 +35,11 @@ pub async fn plan(
     service: &Service,
     recipe: &Recipe,
     settings: &Settings,
+    only_plan: bool,
     cancel: &CancellationToken,
 ) -> Result<Plan, Failure> {
     let patience = Patience::unlimited(cancel);
-    let host = service::host(settings.accelerator(&patience).await?);
+    let host = service::host(settings.accel.into(), only_plan);
     service::build::plan(service, &recipe.file, &recipe.set, host, &patience).await
 }
 

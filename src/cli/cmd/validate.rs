@@ -20,7 +20,7 @@ pub async fn run(
     cancel: &CancellationToken,
 ) -> Result<u8, Failure> {
     let service = planning::open(settings)?;
-    let plan = planning::plan(&service, &arguments.recipe, settings, cancel).await?;
+    let plan = planning::plan(&service, &arguments.recipe, settings, true, cancel).await?;
     match settings.format {
         Format::Human => {
             planning::warn(&plan.warnings);

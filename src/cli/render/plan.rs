@@ -31,7 +31,7 @@ fn stage_text(plan: &Plan, stage: Stage) -> String {
         Stage::Prepare => format!("overlay on {} ({})", plan.parent.name, mib(plan.parent.virtual_size)),
         Stage::Boot => format!(
             "{}, {}, {} vCPU, {} MiB, cpu {}, disk {}, network {}",
-            plan.firmware,
+            plan.firmware.map_or("kernel started directly", |f| f.as_str()),
             plan.accelerator,
             plan.vcpus,
             s.memory,
@@ -119,10 +119,11 @@ pub fn json(plan: &Plan) -> Value {
         "architecture": plan.architecture().as_str(),
         "parent": {"name": plan.parent.name, "digest": plan.parent.digest, "virtualSize": plan.parent.virtual_size},
         "accelerator": plan.accelerator.as_str(),
+        "unrunnable": plan.unrunnable.as_ref().map(|f| f.to_string()),
         "cpu": plan.cpu,
         "vcpus": plan.vcpus,
         "memoryMib": plan.recipe.settings.memory,
-        "firmware": plan.firmware.as_str(),
+        "firmware": plan.firmware.map(|f| f.as_str()),
         "testFirmware": plan.test_firmware.iter().map(|f| f.as_str()).collect::<Vec<_>>(),
         "diskSize": plan.disk_size,
         "guestFree": plan.guest_free,
@@ -163,7 +164,7 @@ mod tests {
         let want = "\
 web 1.0.0 from debian-12 (x86_64)
   prepare    overlay on debian-12, grown from 2 GiB to 4 GiB
-  boot       bios, tcg, 1 vCPU, 1024 MiB, cpu max, disk virtio, network user
+  boot       kernel started directly, tcg, 1 vCPU, 1024 MiB, cpu max, disk virtio, network user
   provision  2 steps
              site build/Write (ExecuteBash)
              site validate/Check (ExecuteBash)

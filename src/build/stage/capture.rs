@@ -1,0 +1,51 @@
+//! capture: the sealed disk becomes the image's, in one move.
+
+use crate::build::details::Details;
+use crate::build::workshop::{Workshop, out_of_order};
+use crate::catalog::CatalogError;
+use crate::catalog::artifact::Artifact;
+use crate::catalog::undo::UndoKind;
+use crate::disk;
+use crate::model::{DiskFormat, Failure, FailureKind, Stage};
+use crate::support::wait::Patience;
+use std::path::Path;
+
+impl Workshop {
+    pub(in crate::build) async fn capture(&mut self, patience: &Patience) -> Result<(), Failure> {
+        let facts = self.facts()?;
+        let (details, free) = (Details::of(&self.plan, facts).json().to_string(), facts.root.free);
+        let overlay = self.overlay.take().ok_or_else(|| out_of_order("there is no disk"))?;
+        let parent = &self.plan.parent;
+        let format = DiskFormat::Qcow2;
+        // In the store a disk and what it stands on lie side by side, and the home folder may move.
+        let backing = format!("{}.{}", parent.digest, parent.format);
+        disk::rename_backing(&overlay.path, Path::new(&backing), parent.format, patience).await?;
+        let digest = disk::sha256(&overlay.path, patience).await?;
+        let name = format!("{digest}.{format}");
+        let undo = self.acquire(UndoKind::Artifact, &name)?;
+        let bytes = std::fs::metadata(&overlay.path).map_or(0, |m| m.len());
+        let (catalog, path, known) = (self.catalog.clone(), overlay.path.clone(), digest.clone());
+        let stored = tokio::task::spawn_blocking(move || catalog.store_file(&path, format.as_str(), &known));
+        let target = stored.await.map_err(|e| Failure::new(FailureKind::Internal, e.to_string()))??;
+        let artifact = Artifact {
+            digest: digest.clone(),
+            format: format.as_str().into(),
+            bytes,
+            virtual_size: self.plan.disk_size,
+            backing: Some(parent.digest.clone()),
+        };
+        // From here on nothing is lost by a crash.
+        self.catalog.write(|t| {
+            t.add_artifact(&artifact)?;
+            t.note_free_space(&digest, free)?;
+            t.set_disk(self.image, &digest, &details)?;
+            t.drop_undo(undo)?;
+            t.drop_undo(overlay.undo)?;
+            t.journal(&self.build, "captured", &name)?;
+            Ok::<_, CatalogError>(())
+        })?;
+        self.note(Stage::Capture, format!("sha256 {digest}, {} MiB", bytes >> 20));
+        self.captured = Some(target);
+        Ok(())
+    }
+}

@@ -1,0 +1,9 @@
+//! The stages' work, one per file.
+
+mod boot;
+mod capture;
+mod distribute;
+mod prepare;
+mod provision;
+mod seal;
+mod test;

@@ -1,0 +1,171 @@
+//! What the stages of one build work with, and how they acquire and give back.
+
+use super::begin::Begun;
+use super::driver::Works;
+use super::event::{Events, StageName, What};
+use super::machines::BuildWatch;
+use super::plan::Plan;
+use crate::appliance::{BootFiles, DiskFacts, Kit};
+use crate::boot::BootedGuest;
+use crate::catalog::undo::UndoKind;
+use crate::catalog::{Catalog, CatalogError};
+use crate::model::{Failure, FailureKind, Stage};
+use crate::support::wait::Patience;
+use async_trait::async_trait;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Lines of the console that a failed step shows.
+const CONSOLE_LINES: usize = 10;
+/// A killed machine is gone in moments.
+const END_LIMIT: Duration = Duration::from_secs(10);
+
+/// The real works: machines, disks, guests. One file per stage in `stage/`.
+pub struct Workshop {
+    pub(super) plan: Arc<Plan>,
+    pub(super) catalog: Arc<Catalog>,
+    pub(super) build: String,
+    pub(super) image: i64,
+    pub(super) folder: PathBuf,
+    pub(super) events: Events,
+    pub(super) watch: Arc<BuildWatch>,
+    pub(super) kit: Option<Kit>,
+    /// The disk that becomes the image.
+    pub(super) overlay: Option<Held>,
+    /// What the appliance found on it.
+    pub(super) facts: Option<DiskFacts>,
+    /// Kernel and initramfs for the first boot.
+    pub(super) boot_files: Option<BootFiles>,
+    /// The guest that runs, of the build or of a test.
+    pub(super) guest: Option<BootedGuest>,
+    /// The captured disk, in the store.
+    pub(super) captured: Option<PathBuf>,
+}
+
+/// A file that an undo row speaks for.
+#[derive(Debug)]
+pub struct Held {
+    pub path: PathBuf,
+    pub undo: i64,
+}
+
+impl Workshop {
+    pub fn new(plan: Arc<Plan>, catalog: Arc<Catalog>, begun: &Begun) -> Workshop {
+        let watch = Arc::new(BuildWatch::new(catalog.clone(), &begun.id, &begun.events));
+        Workshop {
+            plan,
+            catalog,
+            watch,
+            kit: None,
+            boot_files: None,
+            build: begun.id.clone(),
+            image: begun.image.id,
+            folder: begun.folder.clone(),
+            events: begun.events.clone(),
+            overlay: None,
+            facts: None,
+            guest: None,
+            captured: None,
+        }
+    }
+
+    /// Writes down that something is about to be made.
+    pub(super) fn acquire(&self, kind: UndoKind, what: &str) -> Result<i64, CatalogError> {
+        self.catalog.write(|t| {
+            t.journal(&self.build, "acquiring", &format!("{} {what}", kind.as_str()))?;
+            t.add_undo(&self.build, kind, what)
+        })
+    }
+
+    /// Makes a file, its undo row first.
+    pub(super) async fn hold<F, E>(&self, path: &Path, make: F) -> Result<Held, Failure>
+    where
+        F: Future<Output = Result<(), E>>,
+        Failure: From<E>,
+    {
+        let what = path.to_string_lossy();
+        let undo = self.acquire(UndoKind::File, &what)?;
+        make.await?;
+        self.catalog.write(|t| t.journal(&self.build, "acquired", &what))?;
+        Ok(Held { path: path.to_owned(), undo })
+    }
+
+    /// Removes a file and its undo row.
+    pub(super) fn give_back(&self, held: &Held) -> Result<(), CatalogError> {
+        let path = &held.path;
+        match std::fs::remove_file(path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(CatalogError::Io { doing: "remove", path: path.clone(), source });
+            }
+            _ => {}
+        }
+        self.catalog.write(|t| {
+            t.journal(&self.build, "released", &path.to_string_lossy())?;
+            t.drop_undo(held.undo)
+        })
+    }
+
+    pub(super) fn facts(&self) -> Result<&DiskFacts, Failure> {
+        self.facts.as_ref().ok_or_else(|| out_of_order("nothing is known of the disk"))
+    }
+
+    pub(super) fn overlay(&self) -> Result<&Path, Failure> {
+        self.overlay.as_ref().map(|o| &*o.path).ok_or_else(|| out_of_order("there is no disk"))
+    }
+
+    pub(super) fn captured(&self) -> Result<&Path, Failure> {
+        self.captured.as_deref().ok_or_else(|| out_of_order("no disk was captured"))
+    }
+
+    /// A file of the artifact store.
+    pub(super) fn stored(&self, digest: &str, format: &str) -> PathBuf {
+        self.catalog.home().artifacts().join(format!("{digest}.{format}"))
+    }
+
+    /// A failure with what the guest's console said last.
+    pub(super) fn with_console(&self, mut failure: Failure) -> Failure {
+        if let Some(guest) = &self.guest
+            && failure.console.is_empty()
+        {
+            failure.console = guest.with_machine(|m| m.console_tail(CONSOLE_LINES));
+        }
+        failure
+    }
+
+    /// Ends the guest as if its power failed, and waits until its machine is gone.
+    pub(super) async fn end_guest(&mut self) {
+        let Some(guest) = self.guest.take() else { return };
+        guest.with_machine(|m| m.kill());
+        let _ = guest.ended(&Patience::new(END_LIMIT, &CancellationToken::new())).await;
+    }
+
+    pub(super) fn note(&self, stage: Stage, text: impl Into<String>) {
+        self.events.send(What::Note { stage: StageName(stage), text: text.into() });
+    }
+}
+
+#[async_trait]
+impl Works for Workshop {
+    async fn run(&mut self, stage: Stage, patience: &Patience) -> Result<(), Failure> {
+        self.watch.enter(stage);
+        match stage {
+            Stage::Prepare => self.prepare(patience).await,
+            Stage::Boot => self.boot(patience).await,
+            Stage::Provision => self.provision(patience).await,
+            Stage::Seal => self.seal(patience).await,
+            Stage::Capture => self.capture(patience).await,
+            Stage::Test => self.test(patience).await,
+            Stage::Distribute => self.distribute(patience).await,
+        }
+    }
+
+    async fn close(&mut self) {
+        self.end_guest().await;
+    }
+}
+
+pub(super) fn out_of_order(what: &str) -> Failure {
+    Failure::new(FailureKind::Internal, format!("a stage began before its time: {what}"))
+}

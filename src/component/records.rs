@@ -220,9 +220,6 @@ impl Serialize for Ordered {
     }
 }
 
-fn text<T: Serialize>(value: &T) -> String
-where
-    T: ?Sized,
-{
+fn text<T: Serialize + ?Sized>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }

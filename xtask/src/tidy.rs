@@ -42,6 +42,9 @@ pub fn run() -> Result {
             let text = fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
             let name = file.strip_prefix(root()).unwrap_or(&file).to_string_lossy().into_owned();
             sizes(&name, &text, &mut findings);
+            if name.ends_with("/tests.rs") {
+                continue;
+            }
             if let Some(room) =
                 name.strip_prefix("src/").and_then(|n| n.split_once('/')).map(|(room, _)| room)
             {
@@ -138,7 +141,8 @@ fn layering(
             }
         }
         for (what, rooms) in RESERVED {
-            if code.contains(what) && !rooms.contains(&room) {
+            // Where programs lie is a fact of the host, not a setting.
+            if code.contains(what) && !rooms.contains(&room) && !code.contains("(\"PATH\")") {
                 findings.push(format!(
                     "{name}:{}: `{what}` belongs in {} only",
                     number + 1,

@@ -53,7 +53,7 @@ mod tests {
     #[test]
     fn what_was_there_stays_and_the_rest_is_aligned() {
         let bytes = append(b"12345");
-        assert!(bytes.starts_with(b"12345\0\0\0070701"));
+        assert!(bytes.starts_with(b"12345\x00\x00\x00070701"));
         assert_eq!(bytes.len() % 4, 0);
         assert_eq!(append(b"1234")[4..10], *b"070701");
     }

@@ -28,3 +28,6 @@ pub use document::{
 };
 pub use plan::{Iterations, PlannedStep, plan};
 pub use run::{Job, Options, RunReport, RunState, run};
+
+#[cfg(test)]
+mod tests;

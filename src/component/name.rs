@@ -13,7 +13,7 @@ pub fn fault(name: &str) -> Option<String> {
         return Some(format!("`{}` is not allowed in it", bad.escape_debug()));
     }
     let length = name.len();
-    if length < MIN || length > MAX {
+    if !(MIN..=MAX).contains(&length) {
         return Some(format!("it has {length} characters"));
     }
     None

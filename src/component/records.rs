@@ -220,6 +220,6 @@ impl Serialize for Ordered {
     }
 }
 
-fn text<T: Serialize + ?Sized>(value: &T) -> String {
-    serde_json::to_string(value).unwrap_or_default()
+fn text(items: &[Ordered]) -> String {
+    serde_json::to_string(items).expect("plain data serializes into memory")
 }

@@ -6,8 +6,9 @@ use crate::component::records;
 use crate::component::run::{Ending, Event, Observer, RunReport, RunState, Status};
 use crate::support::clock;
 use std::fs::File;
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Bytes of the first failed step's error output that the end of console.log repeats.
 const ERROR_OUTPUT: usize = 1 << 20;
@@ -15,7 +16,9 @@ const ERROR_OUTPUT: usize = 1 << 20;
 /// Watches a run and writes `console.log`, `application.log` and `detailedoutput.json`.
 pub struct LogFolder {
     path: PathBuf,
-    console: File,
+    console: BufWriter<File>,
+    /// When what was written last went to the file.
+    flushed: Instant,
     application: File,
     trace: bool,
     state_directory: PathBuf,
@@ -51,7 +54,8 @@ impl LogFolder {
         }
         let open = |name: &str| File::options().create(true).append(true).open(path.join(name));
         let mut folder = LogFolder {
-            console: open("console.log").map_err(io("write into"))?,
+            console: BufWriter::new(open("console.log").map_err(io("write into"))?),
+            flushed: Instant::now(),
             application: open("application.log").map_err(io("write into"))?,
             path: path.clone(),
             trace,
@@ -78,6 +82,11 @@ impl LogFolder {
     fn say(&mut self, text: &str) {
         let line = format!("{} Info {text}\n", clock::rfc3339(clock::now_ms()));
         let _ = self.console.write_all(line.as_bytes());
+        // A step may print millions of lines; who follows the file sees them soon enough.
+        if self.flushed.elapsed() > Duration::from_millis(200) {
+            let _ = self.console.flush();
+            self.flushed = Instant::now();
+        }
         if self.trace {
             let _ = std::io::stderr().write_all(line.as_bytes());
         }
@@ -104,10 +113,8 @@ impl LogFolder {
         let path = self.path.join("detailedoutput.json");
         std::fs::write(&path, records::detailed_output(&report.state) + "\n")
             .map_err(|source| StandaloneError::Io { doing: "write", path, source })?;
-        self.console.sync_all().map_err(|source| StandaloneError::Io {
-            doing: "write",
-            path: self.path.join("console.log"),
-            source,
+        self.console.flush().and_then(|()| self.console.get_ref().sync_all()).map_err(|source| {
+            StandaloneError::Io { doing: "write", path: self.path.join("console.log"), source }
         })
     }
 
@@ -171,6 +178,7 @@ impl Observer for LogFolder {
                 let blank = if message.is_empty() { "" } else { ": " };
                 self.note(&format!("step {} ended, {}{blank}{message}", place.step, status.as_str()));
                 self.failed |= status.is_failure();
+                let _ = self.console.flush();
             }
         }
     }

@@ -9,6 +9,7 @@ use super::Format;
 use super::block::{BLOCK_SIZE, Block, is_zero};
 use super::image::driver;
 use super::nbd::{Client, NbdError};
+use crate::model::{Failure, FailureKind};
 use crate::support::command;
 use crate::support::spawn::{self, Process};
 use crate::support::wait::{Impatience, Patience};
@@ -41,6 +42,25 @@ pub enum ReadError {
     Read { path: PathBuf, words: String, source: NbdError },
     #[error("reading of {} was stopped", path.display())]
     Stopped { path: PathBuf, source: Impatience },
+}
+
+impl From<&ReadError> for FailureKind {
+    fn from(error: &ReadError) -> FailureKind {
+        match error {
+            ReadError::Stopped { source, .. } => source.into(),
+            ReadError::Missing | ReadError::Start { .. } | ReadError::Read { .. } => FailureKind::Environment,
+        }
+    }
+}
+
+impl From<ReadError> for Failure {
+    fn from(error: ReadError) -> Failure {
+        let failure = Failure::from_error((&error).into(), &error);
+        match error {
+            ReadError::Missing => failure.hint("`kiln doctor` says how to install it."),
+            _ => failure,
+        }
+    }
 }
 
 fn said(words: &str) -> String {

@@ -66,14 +66,12 @@ impl ExportError {
             | ExportError::IsFolder { .. }
             | ExportError::OntoItself { .. }
             | ExportError::TooLarge { .. } => FailureKind::Input,
-            ExportError::Stopped(reason) | ExportError::Read(ReadError::Stopped { source: reason, .. }) => {
-                reason.into()
-            }
+            ExportError::Stopped(reason) => reason.into(),
+            ExportError::Read(error) => error.into(),
             // Either a defect or a host whose disk or memory cannot be trusted.
             ExportError::Differs { .. } => FailureKind::Internal,
             ExportError::NoSpace { .. }
             | ExportError::Full { .. }
-            | ExportError::Read(_)
             | ExportError::Changed { .. }
             | ExportError::Write { .. }
             | ExportError::Threads(_) => FailureKind::Environment,
@@ -98,7 +96,6 @@ impl ExportError {
             ExportError::Full { .. } => {
                 Some("Free space, or write elsewhere with --output. Nothing was left behind.")
             }
-            ExportError::Read(ReadError::Missing) => Some("`kiln doctor` says how to install it."),
             ExportError::Changed { .. } => Some(
                 "Something changed or damaged the stored disk: check the host's disk, and build the image anew.",
             ),
@@ -115,6 +112,9 @@ impl ExportError {
 
 impl From<ExportError> for Failure {
     fn from(error: ExportError) -> Failure {
+        if let ExportError::Read(error) = error {
+            return error.into();
+        }
         let failure = Failure::from_error(error.kind(), &error);
         match error.hint() {
             Some(hint) => failure.hint(hint),

@@ -9,6 +9,7 @@ use crate::disk::reader::Reader;
 use crate::disk::writer::{ExportFormat, Pool};
 use crate::support::files::{self, Staged};
 use crate::support::wait::Patience;
+use rustix::fs::{FlockOperation, flock};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
@@ -171,6 +172,23 @@ pub struct Written {
     pub export: Export,
     pub staged: Staged,
     pub virtual_size: u64,
+    /// Says that the file is being worked on.
+    _lock: File,
+}
+
+/// Removes what an export to the same target left when it was killed: a file that nobody has locked.
+fn remove_abandoned(target: &Path) {
+    let Some(name) = target.file_name().and_then(|n| n.to_str()) else { return };
+    let start = format!(".{name}.");
+    for entry in std::fs::read_dir(folder_of(target)).into_iter().flatten().flatten() {
+        let other = entry.file_name();
+        let unfinished =
+            other.to_str().is_some_and(|n| n.starts_with(&start) && n.ends_with(files::UNFINISHED));
+        let free = |file: File| flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+        if unfinished && File::open(entry.path()).is_ok_and(free) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// The one pass over the disk's data.
@@ -190,11 +208,15 @@ impl Pass {
         let mut writers = Vec::new();
         for export in self.exports {
             let io = |source| ExportError::write(&export.target, source);
+            remove_abandoned(&export.target);
             let staged = Staged::new(&export.target).map_err(io)?;
             let file = File::create_new(staged.path()).map_err(io)?;
+            let lock = file.try_clone().map_err(io)?;
+            flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| io(e.into()))?;
             let writer = export.format.writer(file, size, &pool).map_err(io)?;
             writers.push((export.target.clone(), writer));
-            written.push(Written { virtual_size: export.format.virtual_size(size), export, staged });
+            let virtual_size = export.format.virtual_size(size);
+            written.push(Written { export, staged, virtual_size, _lock: lock });
         }
         let total: u64 = self.reader.data_blocks().iter().map(|r| r.end - r.start).sum();
         let mut blocks = BlockList::new(size);
@@ -220,7 +242,7 @@ impl Pass {
 }
 
 fn publish(written: Written) -> Result<Exported, ExportError> {
-    let Written { export: Export { format, target, .. }, staged, virtual_size } = written;
+    let Written { export: Export { format, target, .. }, staged, virtual_size, _lock } = written;
     let io = |source| ExportError::write(&target, source);
     staged.commit().map_err(io)?;
     let metadata = std::fs::metadata(&target).map_err(io)?;

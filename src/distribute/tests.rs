@@ -205,6 +205,22 @@ async fn names_are_checked_first() {
     assert_eq!(names(folder.path()), ["a.raw"]);
 }
 
+#[tokio::test]
+async fn what_a_killed_export_left_is_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk");
+    std::fs::write(&path, [1; 512]).unwrap();
+    let [dead, alive, other] = ["a.raw.1-0", "a.raw.2-0", "b.raw.1-0"]
+        .map(|n| folder.path().join(format!(".{n}{}", files::UNFINISHED)));
+    let files = [&dead, &alive, &other].map(|p| File::create(p).unwrap());
+    flock(&files[1], FlockOperation::LockExclusive).unwrap();
+    let origin = Source { path: &path, format: Format::Raw, blocks: None };
+    let exports = [to(ExportFormat::Raw, folder.path().join("a.raw"))];
+    export(origin, &exports, &mut |_| (), &patience()).await.unwrap();
+    assert!(!dead.exists() && alive.exists() && other.exists());
+    assert_eq!(std::fs::read(folder.path().join("a.raw")).unwrap(), [1; 512]);
+}
+
 #[test]
 fn space_is_counted_over_all_targets() {
     let folder = tempfile::tempdir().unwrap();

@@ -9,6 +9,7 @@ use crate::appliance::{BootFiles, DiskFacts, Kit};
 use crate::boot::BootedGuest;
 use crate::catalog::undo::UndoKind;
 use crate::catalog::{Catalog, CatalogError};
+use crate::disk::blocklist::BlockList;
 use crate::model::{Failure, FailureKind, Stage};
 use crate::support::wait::Patience;
 use async_trait::async_trait;
@@ -42,6 +43,8 @@ pub struct Workshop {
     pub(super) guest: Option<BootedGuest>,
     /// The captured disk, in the store.
     pub(super) captured: Option<PathBuf>,
+    /// What it holds.
+    pub(super) blocks: Option<BlockList>,
 }
 
 /// A file that an undo row speaks for.
@@ -68,6 +71,7 @@ impl Workshop {
             facts: None,
             guest: None,
             captured: None,
+            blocks: None,
         }
     }
 

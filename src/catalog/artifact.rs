@@ -115,7 +115,7 @@ impl Catalog {
             for entry in std::fs::read_dir(&folder).map_err(io)? {
                 let name = entry.map_err(io)?.file_name().to_string_lossy().into_owned();
                 let digest = name.split('.').next().unwrap_or_default();
-                if t.find_artifact(digest)?.is_none() && !t.is_undone(&name)? {
+                if t.find_artifact(digest)?.is_none() && !t.is_undone(digest)? {
                     remove_file(&folder.join(&name))?;
                 }
             }

@@ -67,11 +67,10 @@ impl Transaction<'_> {
             .collect()
     }
 
-    /// An undo row speaks for this thing.
-    pub(super) fn is_undone(&self, what: &str) -> Result<bool> {
-        self.sql
-            .query_row("SELECT EXISTS (SELECT 1 FROM undo WHERE what = ?1)", [what], |r| r.get(0))
-            .or_doing("read the undo rows")
+    /// An undo row speaks for the stored file of that digest, and so for what lies beside it.
+    pub(super) fn is_undone(&self, digest: &str) -> Result<bool> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM undo WHERE substr(what, 1, length(?1) + 1) = ?1 || '.')";
+        self.sql.query_row(sql, [digest], |r| r.get(0)).or_doing("read the undo rows")
     }
 
     /// Builds that have undo rows, whether they run or not.

@@ -42,6 +42,8 @@ pub enum BlockListError {
 pub enum BlockListFileError {
     #[error("the block list {} cannot be read", path.display())]
     Read { path: PathBuf, source: io::Error },
+    #[error("the block list {} cannot be written", path.display())]
+    Write { path: PathBuf, source: io::Error },
     #[error("the block list {} is damaged", path.display())]
     Damaged { path: PathBuf, source: BlockListError },
 }
@@ -114,8 +116,9 @@ impl BlockList {
     }
 
     /// Writes the text form to a file, whole and durable or not at all. Blocks.
-    pub fn save(&self, path: &Path) -> io::Result<()> {
+    pub fn save(&self, path: &Path) -> Result<(), BlockListFileError> {
         files::write_atomic(path, self.to_text().as_bytes())
+            .map_err(|source| BlockListFileError::Write { path: path.to_owned(), source })
     }
 
     /// Reads the disk at `path`, backing files included.

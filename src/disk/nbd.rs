@@ -217,12 +217,8 @@ impl<S: Read + Write> Client<S> {
         let offset = index * BLOCK_SIZE as u64;
         let length = (self.size - offset).min(BLOCK_SIZE as u64) as u32;
         self.request(CMD_READ, DO_NOT_FRAGMENT, offset, length)?;
-        self.reads.push_back(PendingRead {
-            offset,
-            buffer: vec![0; length as usize],
-            answered: 0,
-            done: false,
-        });
+        buffer.resize(length as usize, 0);
+        self.reads.push_back(PendingRead { offset, buffer, answered: 0, done: false });
         Ok(())
     }
 

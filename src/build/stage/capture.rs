@@ -5,7 +5,7 @@ use crate::build::workshop::{Workshop, out_of_order};
 use crate::catalog::CatalogError;
 use crate::catalog::artifact::Artifact;
 use crate::catalog::undo::UndoKind;
-use crate::disk;
+use crate::disk::{self, blocklist::BlockList};
 use crate::model::{DiskFormat, Failure, FailureKind, Stage};
 use crate::support::wait::Patience;
 use std::path::Path;
@@ -27,6 +27,14 @@ impl Workshop {
         let (catalog, path, known) = (self.catalog.clone(), overlay.path.clone(), digest.clone());
         let stored = tokio::task::spawn_blocking(move || catalog.store_file(&path, format.as_str(), &known));
         let target = stored.await.map_err(|e| Failure::new(FailureKind::Internal, e.to_string()))??;
+        // Of the disk in its final place, with what it stands on from now on.
+        let blocks = BlockList::of(&target, format, patience).await?;
+        let (path, list) = (self.catalog.block_list_path(&digest), blocks.clone());
+        let saved = tokio::task::spawn_blocking(move || list.save(&path));
+        saved
+            .await
+            .map_err(|e| Failure::new(FailureKind::Internal, e.to_string()))?
+            .map_err(|e| Failure::from_error(FailureKind::Environment, &e))?;
         let artifact = Artifact {
             digest: digest.clone(),
             format: format.as_str().into(),
@@ -45,7 +53,9 @@ impl Workshop {
             Ok::<_, CatalogError>(())
         })?;
         self.note(Stage::Capture, format!("sha256 {digest}, {} MiB", bytes >> 20));
+        self.note(Stage::Capture, format!("content {}", blocks.identity()));
         self.captured = Some(target);
+        self.blocks = Some(blocks);
         Ok(())
     }
 }

@@ -7,7 +7,8 @@ use crate::support::wait::Patience;
 
 impl Workshop {
     pub(in crate::build) async fn distribute(&mut self, patience: &Patience) -> Result<(), Failure> {
-        let source = Source { path: self.captured()?, format: DiskFormat::Qcow2, blocks: None };
+        let source =
+            Source { path: self.captured()?, format: DiskFormat::Qcow2, blocks: self.blocks.as_ref() };
         let exports: Vec<Export> = self.plan.exports().collect();
         for export in &exports {
             self.note(Stage::Distribute, format!("writing {}", export.target.display()));

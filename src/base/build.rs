@@ -21,6 +21,9 @@ use std::path::{Path, PathBuf};
 pub type Progress<'p> = dyn FnMut(&str) + Send + 'p;
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// Runs commands ($2) in a tree ($1); the mounts end with the namespace.
+const INSIDE: &str =
+    "mount --rbind /dev \"$1/dev\"; mount -t proc proc \"$1/proc\"; exec chroot \"$1\" /bin/sh -ec \"$2\"";
 /// Counts up when the same definition gives another disk.
 const BUILDER: u32 = 1;
 
@@ -145,8 +148,8 @@ impl Job<'_> {
         tree::finish(&self.tree, self.packages, self.definition.architecture, &self.sources)
             .map_err(|e| self.file("writing", e))?;
         if let Some(commands) = &self.packages.commands {
-            let chroot = enter().arg("chroot").arg(&self.tree).args(["/bin/sh", "-ec", commands]);
-            chroot.run(self.patience).await.map_err(self.tool("running its commands"))?;
+            let shell = enter().args(["/bin/sh", "-ec", INSIDE, "sh"]).arg(&self.tree).arg(commands);
+            shell.run(self.patience).await.map_err(self.tool("running its commands"))?;
         }
         let inventory = tree::inventory(&self.tree).map_err(|e| self.file("reading", e))?;
         self.check_boot_files()?;
@@ -201,7 +204,8 @@ impl Job<'_> {
 
     async fn install(&self, progress: &mut Progress<'_>) -> Result<(), BaseError> {
         let mut tool = enter()
-            .args(["mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory"])
+            .args(["mmdebstrap", "--mode=root", "--format=directory"])
+            .arg(format!("--variant={}", self.packages.variant))
             // The tree is thrown away unless everything works: no need to wait for the disk.
             .args(["--aptopt=Acquire::Languages \"none\"", "--dpkgopt=force-unsafe-io"])
             .arg(format!("--include={}", self.packages.include.join(",")))

@@ -32,15 +32,20 @@ pub struct Packages {
     /// The release's code name: `bookworm`.
     pub suite: String,
     pub components: Vec<String>,
-    /// Packages beside the essential ones and apt.
+    /// Which packages come unasked, in mmdebstrap's words.
+    pub variant: &'static str,
+    /// Packages beside those.
     pub include: Vec<String>,
     pub files: Vec<File>,
-    /// Run by `sh -e` inside the finished tree; no network.
+    /// Run by `sh -e` inside the finished tree, with /dev and /proc.
     pub commands: Option<String>,
     pub kernel_arguments: Vec<String>,
     /// Size of the disk in bytes.
     pub disk_size: u64,
 }
+
+/// Essential packages and apt; those of priority "important", too; those of "standard", too.
+const VARIANTS: &[&str] = &["minbase", "important", "standard"];
 
 /// A file that the packages do not bring.
 #[derive(Clone, Debug)]
@@ -164,6 +169,7 @@ fn decode_packages(node: &Node, findings: &mut Findings) -> Option<Packages> {
     let mut fields = Fields::of(node, "`packages`", findings)?;
     let suite = fields.required("suite", findings);
     let components = fields.required("components", findings);
+    let variant = fields.optional("variant");
     let include = fields.required("include", findings);
     let files = fields.optional("files");
     let commands = fields.optional("commands");
@@ -187,11 +193,16 @@ fn decode_packages(node: &Node, findings: &mut Findings) -> Option<Packages> {
     };
     let suite = suite.and_then(|n| findings.text(n, "the suite"));
     let components = components.and_then(|n| texts(n, "`components`", findings));
+    let variant = match variant {
+        Some(node) => findings.choice(node, "the variant", VARIANTS),
+        None => VARIANTS.first().copied(),
+    };
     let include = include.and_then(|n| texts(n, "`include`", findings));
     let disk_size = size.and_then(|n| decode_size(n, findings));
     Some(Packages {
         suite: suite?.to_owned(),
         components: components?,
+        variant: variant?,
         include: include?,
         files,
         commands,

@@ -150,6 +150,7 @@ mod tests {
         Packages {
             suite: "s".into(),
             components: vec!["main".into()],
+            variant: "minbase",
             include: vec![],
             files: vec![File { path: "/etc/x/y".into(), mode: 0o600, content: "z".into() }],
             commands: None,

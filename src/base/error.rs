@@ -2,6 +2,7 @@
 
 use super::mirror::MirrorError;
 use super::ova::OvaError;
+use crate::appliance::{ApplianceError, KitError};
 use crate::disk::{DiskError, ForeignError};
 use crate::model::{Architecture, Failure, FailureKind};
 use crate::support::command::CommandError;
@@ -34,6 +35,10 @@ pub enum BaseError {
     Foreign(#[from] ForeignError),
     #[error(transparent)]
     Disk(#[from] DiskError),
+    #[error(transparent)]
+    Kit(#[from] KitError),
+    #[error(transparent)]
+    Appliance(#[from] ApplianceError),
     #[error("the store of base images: {doing} {} failed", path.display())]
     Store { doing: &'static str, path: PathBuf, source: std::io::Error },
     #[error("{} is no record of a base image: {what}", path.display())]
@@ -51,6 +56,9 @@ pub struct MissingTool {
 
 impl From<BaseError> for Failure {
     fn from(error: BaseError) -> Failure {
+        if let BaseError::Appliance(error) = &error {
+            return error.failure();
+        }
         let failure = Failure::from_error(kind(&error), &error);
         match &error {
             BaseError::MissingTools(missing) => {
@@ -99,6 +107,8 @@ fn kind(error: &BaseError) -> FailureKind {
         | BaseError::Digest { .. }
         | BaseError::Foreign(_) => FailureKind::Input,
         BaseError::Disk(_) => FailureKind::Environment,
+        BaseError::Kit(error) => error.kind(),
+        BaseError::Appliance(error) => error.kind(),
         BaseError::Tool { .. } | BaseError::Content { .. } => FailureKind::Build,
         BaseError::NotFound { .. } => FailureKind::NotFound,
     }

@@ -1,8 +1,11 @@
 //! `kiln base`: where recipes start.
 
+use crate::appliance::DiskFacts;
+use crate::appliance::facts::Volume;
 use crate::base::{self, BaseImage, Content, Definition, Download, Origin, Store};
 use crate::cli::Settings;
 use crate::cli::render::{Format, Progress};
+use crate::machine::accelerator;
 use crate::model::{Architecture, Failure, FailureKind, Firmware};
 use crate::support::clock;
 use crate::support::source::Source;
@@ -38,6 +41,11 @@ enum Verb {
     List,
     /// Show one base image
     Show {
+        /// Name, or the start of its digest
+        base: String,
+    },
+    /// Look into the disk of a base image: system, partitions, kernels, ways to start
+    Inspect {
         /// Name, or the start of its digest
         base: String,
     },
@@ -114,6 +122,15 @@ pub async fn run(
         }
         Verb::List => list(&store, settings.format)?,
         Verb::Show { base } => print(settings.format, &[store.get(&base)?]),
+        Verb::Inspect { base } => {
+            let image = store.get(&base)?;
+            let patience = Patience::unlimited(cancel);
+            let accelerator =
+                accelerator::resolve(settings.accel.into(), image.architecture, &settings.home, &patience)
+                    .await?;
+            let facts = base::inspect(&store, &image, accelerator, &patience).await?;
+            inspected(settings.format, &image, &facts);
+        }
         Verb::Remove { base } => {
             let image = store.get(&base)?;
             store.remove(&image)?;
@@ -211,6 +228,60 @@ fn print(format: Format, images: &[BaseImage]) {
                 println!("created       {}", clock::rfc3339(image.created));
                 println!("origin        {}", origin(image));
             }
+        }
+    }
+}
+
+fn inspected(format: Format, image: &BaseImage, facts: &DiskFacts) {
+    let firmware: Vec<&str> = facts.firmware.iter().map(|f| f.as_str()).collect();
+    let mib = |bytes: u64| bytes >> 20;
+    let volume = |v: &Volume| v.filesystem.as_ref().map(|f| f.kind.as_str());
+    match format {
+        Format::Json => println!(
+            "{}",
+            json!({
+                "name": image.name,
+                "digest": image.digest,
+                "os": {"id": facts.os.id, "version": facts.os.version, "name": facts.os.name},
+                "architecture": facts.architecture.map(|a| a.as_str()),
+                "firmware": firmware,
+                "size": facts.size,
+                "root": {"partition": facts.root.partition, "filesystem": facts.root.filesystem.as_str(), "total": facts.root.total, "free": facts.root.free},
+                "volumes": facts.volumes.iter().map(|v| json!({"number": v.number, "offset": v.offset, "size": v.size, "kind": v.kind, "filesystem": volume(v)})).collect::<Vec<_>>(),
+                "systemd": facts.systemd,
+                "cloudInit": facts.cloud_init.is_some(),
+                "guestAgent": facts.guest_agent,
+                "kernels": facts.kernels.iter().map(|k| &k.version).collect::<Vec<_>>(),
+                "commandLine": facts.command_line,
+                "packages": facts.packages,
+            })
+        ),
+        Format::Human => {
+            let no = |there: bool| if there { "yes" } else { "no" };
+            let number = |n: Option<u32>| n.map_or("none".to_owned(), |n| n.to_string());
+            println!("system        {}", facts.os.name);
+            println!("architecture  {}", facts.architecture.map_or("unknown", |a| a.as_str()));
+            println!("starts by     {}", firmware.join(", "));
+            println!("disk          {} MiB", mib(facts.size));
+            for v in &facts.volumes {
+                let filesystem = volume(v).unwrap_or("no file system that kiln knows");
+                println!(
+                    "partition     {} at {} MiB, {} MiB, {filesystem}",
+                    number(v.number),
+                    mib(v.offset),
+                    mib(v.size)
+                );
+            }
+            let (free, total) = (mib(facts.root.free), mib(facts.root.total));
+            println!("root          partition {}, {free} of {total} MiB free", number(facts.root.partition));
+            println!("systemd       {}", number(facts.systemd));
+            println!("cloud-init    {}", no(facts.cloud_init.is_some()));
+            println!("guest agent   {}", no(facts.guest_agent));
+            for kernel in &facts.kernels {
+                println!("kernel        {}", kernel.version);
+            }
+            println!("command line  {}", facts.command_line);
+            println!("packages      {}", number(facts.packages));
         }
     }
 }

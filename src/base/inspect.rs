@@ -1,0 +1,42 @@
+//! What is inside a base image: asked of the disk itself, by the appliance.
+
+use super::work::Work;
+use super::{BaseError, BaseImage, Store};
+use crate::appliance::{Appliance, DiskFacts, Kit};
+use crate::disk;
+use crate::machine::{Accelerator, Cache, Disk};
+use crate::model::DiskFormat;
+use crate::support::wait::Patience;
+use std::path::Path;
+
+/// Looks at a base image's disk through an overlay that is thrown away.
+pub async fn inspect(
+    store: &Store,
+    image: &BaseImage,
+    accelerator: Accelerator,
+    patience: &Patience,
+) -> Result<DiskFacts, BaseError> {
+    let kit = Kit::ensure(&store.home().join("appliance"), image.architecture, patience).await?;
+    let work = Work::create(store.home()).await?;
+    let result = look(&kit, image, accelerator, &work.path, patience).await;
+    work.remove().await;
+    result
+}
+
+async fn look(
+    kit: &Kit,
+    image: &BaseImage,
+    accelerator: Accelerator,
+    work: &Path,
+    patience: &Patience,
+) -> Result<DiskFacts, BaseError> {
+    let overlay = work.join("overlay.qcow2");
+    disk::create_overlay(&image.disk, DiskFormat::Qcow2, &overlay, None, patience).await?;
+    let disk = Disk::new(&overlay, DiskFormat::Qcow2).cache(Cache::Unsafe);
+    let appliance = Appliance::start(kit, vec![disk], accelerator, &work.join("machine"), patience).await?;
+    let facts = appliance.inspect(patience).await;
+    let ended = appliance.shutdown(patience).await;
+    let facts = facts?;
+    ended?;
+    Ok(facts)
+}

@@ -6,6 +6,7 @@
 mod boot_files;
 mod error;
 pub mod facts;
+mod files;
 mod fstab;
 mod grow;
 mod inspect;
@@ -20,6 +21,7 @@ mod volumes;
 pub use boot_files::BootFiles;
 pub use error::{ApplianceError, DiskProblem};
 pub use facts::DiskFacts;
+pub use files::{ImageFile, read_listing};
 pub use kernel::KernelError;
 pub use kit::{Kit, KitError};
 pub use seal::SealReport;

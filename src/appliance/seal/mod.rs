@@ -146,6 +146,7 @@ impl Sealing<'_> {
             let entry = self.stat(&path).await?;
             let to_do = match (rule.act, &entry) {
                 (Act::Remove | Act::Shred, entry) => entry.is_some(),
+                (Act::RemoveCopy, entry) => entry.as_ref().is_some_and(|e| e.kind == EntryKind::File),
                 (Act::Empty, entry) => {
                     entry.as_ref().is_some_and(|e| e.kind == EntryKind::File && e.size > 0)
                 }
@@ -192,7 +193,7 @@ impl Sealing<'_> {
                 let remove = Operation::Remove { path: path.clone(), recursive: true };
                 guest.act(remove, self.patience).await.map_err(failed)
             }
-            (Act::Remove, _) => {
+            (Act::Remove | Act::RemoveCopy, _) => {
                 let remove = Operation::Remove { path: path.clone(), recursive: true };
                 guest.act(remove, self.patience).await.map_err(failed)
             }

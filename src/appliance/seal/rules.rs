@@ -19,6 +19,8 @@ pub enum Group {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Act {
     Remove,
+    /// A copy of something; a link to where it belongs may stay.
+    RemoveCopy,
     /// First overwrite the files: what is free on a disk can still be read.
     Shred,
     /// Leave the file, with nothing in it.
@@ -159,13 +161,12 @@ const SECRETS: [Rule; 11] = rules(
     ],
 );
 
-const TRACES: [Rule; 15] = rules(
+const TRACES: [Rule; 14] = rules(
     Group::Always,
     Act::Remove,
     [
         "/var/tmp/*",
         "/tmp/*",
-        "/var/lib/dbus/machine-id",
         "/var/lib/dhclient/*lease*",
         "/var/lib/dhcp/*lease*",
         "/var/lib/dhcpcd/*lease*",
@@ -181,6 +182,9 @@ const TRACES: [Rule; 15] = rules(
     ],
 );
 
+/// In some systems a second file, in others a link to the first.
+const COPIES: [Rule; 1] = rules(Group::Always, Act::RemoveCopy, ["/var/lib/dbus/machine-id"]);
+
 /// Empty says: make one at the next boot. Missing would say so too, but not on a root mounted read-only.
 const IDENTITY: [Rule; 1] = rules(Group::Always, Act::Ensure, ["/etc/machine-id"]);
 
@@ -188,8 +192,20 @@ const IDENTITY: [Rule; 1] = rules(Group::Always, Act::Ensure, ["/etc/machine-id"
 const MARKERS: [Rule; 1] = rules(Group::Always, Act::Remove, ["{}/skip_cleanup_*"]);
 
 pub(super) fn all() -> impl Iterator<Item = Rule> {
-    let groups: [&[Rule]; 11] =
-        [&CLOUD_INIT, &INSTANCE, &SSH, &LOGS, &LOG_INS, &TOE, &SSM, &SECRETS, &TRACES, &IDENTITY, &MARKERS];
+    let groups: [&[Rule]; 12] = [
+        &CLOUD_INIT,
+        &INSTANCE,
+        &SSH,
+        &LOGS,
+        &LOG_INS,
+        &TOE,
+        &SSM,
+        &SECRETS,
+        &TRACES,
+        &COPIES,
+        &IDENTITY,
+        &MARKERS,
+    ];
     groups.into_iter().flatten().copied()
 }
 

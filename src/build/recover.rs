@@ -70,7 +70,27 @@ pub fn undo(catalog: &Catalog, build: &str, keep: bool) -> Result<Vec<String>, C
             Err(e) => problems.push(format!("cannot give back the {} {}: {e}", row.kind.as_str(), row.what)),
         }
     }
+    tidy_machines(&catalog.home().build(build));
     Ok(problems)
+}
+
+/// Of machines that ended, consoles and screenshots stay; kernels, seeds, nonces and firmware
+/// variables served their boots.
+fn tidy_machines(folder: &Path) {
+    let entries = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten();
+    let is_machine = |name: &str| matches!(name, "machine" | "appliance") || name.starts_with("test-");
+    for machine in entries(folder).filter(|e| e.file_name().to_str().is_some_and(is_machine)) {
+        for entry in entries(&machine.path()) {
+            let path = entry.path();
+            let stays = path.extension().is_some_and(|e| e == "log" || e == "png");
+            // What cannot be removed now goes with the build's folder.
+            let _ = match path.is_dir() {
+                true => std::fs::remove_dir_all(&path),
+                false if stays => Ok(()),
+                false => std::fs::remove_file(&path),
+            };
+        }
+    }
 }
 
 /// Does what a row says; what is not there is no error.

@@ -3,6 +3,7 @@
 mod appliance;
 mod boot;
 mod bootsector;
+mod build;
 mod disks;
 mod machine;
 mod support;

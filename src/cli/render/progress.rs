@@ -123,9 +123,18 @@ fn seconds(ms: u64) -> String {
     format!("{:.1} s", ms as f64 / 1000.0)
 }
 
-/// The guest's text without what could steer a terminal.
+/// The guest's text without what could steer a terminal: colours and cursor movements go, other
+/// control characters are shown as U+FFFD.
 pub fn printable(line: &str) -> String {
-    line.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+    let mut plain = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some((before, sequence)) = rest.split_once("\u{1b}[") {
+        plain.push_str(before);
+        let end = sequence.find(|c: char| ('@'..='~').contains(&c)).map_or(sequence.len(), |at| at + 1);
+        rest = &sequence[end..];
+    }
+    plain.push_str(rest);
+    plain.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
 struct Plain {
@@ -207,6 +216,6 @@ mod tests {
         let waiting = What::Waiting { stage, text: "systemd: 2 jobs".into(), since_ms: 4000 };
         assert_eq!(line(5000, waiting), "[   4.0s] boot: waiting for systemd: 2 jobs, 4.0 s");
         let output = What::StepOutput { step: "S".into(), line: "\u{1b}[2Jboo".into(), error: true };
-        assert_eq!(line(6000, output), "           ! \u{fffd}[2Jboo");
+        assert_eq!(line(6000, output), "           ! boo");
     }
 }

@@ -1,0 +1,243 @@
+//! The engine with real guests, through the command line as a user has it.
+
+use crate::boot::home;
+use crate::support::Folder;
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const BASE: &str = "debian-12-minimal";
+
+/// A home folder of its own, with the bases and the appliance's kit linked into it.
+struct Bench {
+    folder: Folder,
+}
+
+impl Bench {
+    fn new(test: &str) -> Bench {
+        let folder = Folder::new(test);
+        let own = folder.join("home");
+        link_tree(&home().join("appliance"), &own.join("appliance"));
+        for base in std::fs::read_dir(home().join("bases")).unwrap().flatten() {
+            if base.file_name().to_string_lossy().starts_with(BASE) {
+                link_tree(&base.path(), &own.join("bases").join(base.file_name()));
+            }
+        }
+        Bench { folder }
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.folder.join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn kiln(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kiln"));
+        command
+            .arg("--home")
+            .arg(self.folder.join("home"))
+            .args(["--accel", crate::support::accelerator().as_str()])
+            .args(arguments)
+            .current_dir(&*self.folder);
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.kiln(arguments).output().unwrap()
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.run(&[arguments, &["--format", "json"]].concat());
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stdout)))
+    }
+
+    /// Starts a build and returns once its stage is at work.
+    fn build_until(&self, recipe: &str, stage: &str) -> Child {
+        let mut child = self
+            .kiln(&["--progress", "json", "build", recipe])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let begun = |line: &str| {
+            let event: Value = serde_json::from_str(line).unwrap_or_default();
+            event["type"] == "waiting" && event["stage"] == stage
+        };
+        assert!(lines.any(|l| begun(&l.unwrap())), "{stage} was not reached");
+        // Somebody has to read on, or the build stops at a full pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        child
+    }
+
+    fn builds_folder(&self, build: &str) -> PathBuf {
+        self.folder.join("home/builds").join(build)
+    }
+}
+
+fn link_tree(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().flatten() {
+        let target = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => link_tree(&entry.path(), &target),
+            false => std::fs::hard_link(entry.path(), target).unwrap(),
+        }
+    }
+}
+
+/// Machines whose command line names this build.
+fn machines(name: &str) -> usize {
+    let named = |pid: PathBuf| {
+        let line = std::fs::read(pid.join("cmdline")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&line);
+        text.contains("qemu-system") && text.contains(name)
+    };
+    std::fs::read_dir("/proc").unwrap().flatten().filter(|e| named(e.path())).count()
+}
+
+fn wait_for_no_machine(name: &str) {
+    let begun = Instant::now();
+    while machines(name) > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "a machine of {name} outlived its kiln");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn recipe(name: &str, document: &str) -> String {
+    format!(
+        "name: {name}\nversion: 1.0.0\nparentImage: {BASE}\ncomponents: [./{document}]\n\
+         kiln: {{network: none, memory: 512, exports: [{name}.raw]}}\n"
+    )
+}
+
+const DOCUMENT: &str = "name: reboots
+schemaVersion: 1.0
+parameters:
+  - Word: {type: string, default: hello}
+phases:
+  - name: build
+    steps:
+      - {name: Write, action: ExecuteBash, inputs: {commands: [set -e, 'echo {{ Word }} > /etc/word']}}
+      - {name: Again, action: Reboot, inputs: {delaySeconds: 0}}
+      - {name: Still, action: ExecuteBash, inputs: {commands: [set -e, 'grep {{ Word }} /etc/word']}}
+  - name: validate
+    steps:
+      - {name: Check, action: ExecuteBash, inputs: {commands: [set -e, 'test -s /etc/word']}}
+  - name: test
+    steps:
+      - {name: Look, action: ExecuteBash, inputs: {commands: [set -e, 'grep {{ Word }} /etc/word']}}
+";
+
+fn steps_of(plan: &Value) -> Vec<String> {
+    let stages = plan["stages"].as_array().unwrap();
+    let steps = stages.iter().flat_map(|s| s["steps"].as_array().unwrap());
+    steps.map(place).collect()
+}
+
+fn place(step: &Value) -> String {
+    let text = |name: &str| step[name].as_str().unwrap().to_owned();
+    format!("{} {} {} {}", text("component"), text("phase"), text("step"), text("action"))
+}
+
+#[test]
+fn a_recipe_goes_all_the_way_and_does_what_its_plan_says() {
+    let bench = Bench::new("all-the-way");
+    bench.write("reboots.yml", DOCUMENT);
+    bench.write("recipe.yaml", &recipe("waystone", "reboots.yml"));
+    let plan = bench.json(&["plan", "recipe.yaml"]);
+
+    let output = bench.run(&["--progress", "json", "build", "recipe.yaml", "--set", "Word=stone"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let events: Vec<Value> = said.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let started = events.iter().filter(|e| e["type"] == "stepStarted");
+    assert_eq!(started.map(place).collect::<Vec<_>>(), steps_of(&plan));
+    let rebooted = events.iter().any(|e| e["type"] == "note" && e["text"] == "the guest is back");
+    assert!(rebooted, "{said}");
+
+    let image = bench.json(&["image", "show", "waystone"]);
+    assert_eq!(image["status"], "AVAILABLE");
+    assert!(bench.folder.join("waystone.raw").metadata().unwrap().len() >= 1 << 30);
+    let log = bench.json(&["log", "waystone", "--step", "Look"]);
+    assert_eq!(log["steps"][0]["text"], "stone\n");
+    assert!(!bench.json(&["console", "waystone"])["machines"].as_array().unwrap().is_empty());
+    let folder = bench.builds_folder("waystone-1.0.0-1");
+    assert!(folder.join("report.html").is_file());
+    for left in ["overlay.qcow2", "test-bios.qcow2", "machine/agent.disk", "machine/initrd", "machine/kernel"]
+    {
+        assert!(!folder.join(left).exists(), "{left} is left");
+    }
+    assert_eq!(machines("waystone"), 0);
+
+    let begun = Instant::now();
+    let again = bench.json(&["build", "recipe.yaml", "--set", "Word=stone"]);
+    assert_eq!((&again["unchanged"], &again["image"]), (&true.into(), &"waystone/1.0.0/1".into()));
+    assert!(begun.elapsed() < Duration::from_secs(10), "an unchanged build took {:?}", begun.elapsed());
+
+    let removed = bench.json(&["image", "remove", "waystone"]);
+    assert!(removed["freedBytes"].as_u64().unwrap() > 0);
+    assert_eq!(std::fs::read_dir(bench.folder.join("home/artifacts")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_failing_step_says_where_and_leaves_no_disk() {
+    let bench = Bench::new("failing");
+    let document = DOCUMENT.replace("test -s /etc/word", "echo oh dear >&2; exit 7");
+    bench.write(
+        "reboots.yml",
+        &document.replace(
+            "action: Reboot, inputs: {delaySeconds: 0}",
+            "action: ExecuteBash, inputs: {commands: [set -e]}",
+        ),
+    );
+    bench.write("recipe.yaml", &recipe("stumble", "reboots.yml"));
+    let output = bench.run(&["--format", "json", "--progress", "none", "build", "recipe.yaml"]);
+    assert_eq!(output.status.code(), Some(3), "a validate phase failed");
+    let error = serde_json::from_slice::<Value>(&output.stdout).unwrap()["error"].clone();
+    let want = [
+        ("stage", "provision"),
+        ("component", "reboots"),
+        ("phase", "validate"),
+        ("step", "Check"),
+        ("action", "ExecuteBash"),
+    ];
+    for (field, value) in want {
+        assert_eq!(error[field], value, "{error:#}");
+    }
+    assert_eq!((&error["stepExitCode"], &error["lastLines"][0]), (&7.into(), &"oh dear".into()));
+    assert_eq!(error["position"]["file"], "reboots.yml");
+    let image = bench.json(&["image", "show", "stumble"]);
+    assert_eq!(image["status"], "FAILED");
+    assert!(!bench.builds_folder("stumble-1.0.0-1").join("overlay.qcow2").exists());
+    assert!(!bench.folder.join("stumble.raw").exists());
+}
+
+#[test]
+fn an_interrupt_cancels_and_a_kill_is_put_in_order_by_the_next_kiln() {
+    let bench = Bench::new("cut-short");
+    bench.write("reboots.yml", DOCUMENT);
+    bench.write("recipe.yaml", &recipe("cut-short", "reboots.yml"));
+
+    let mut child = bench.build_until("recipe.yaml", "boot");
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    wait_for_no_machine("cut-short");
+    assert_eq!(bench.json(&["image", "show", "cut-short/1.0.0/1"])["status"], "CANCELLED");
+    assert!(!bench.builds_folder("cut-short-1.0.0-1").join("overlay.qcow2").exists());
+
+    let mut child = bench.build_until("recipe.yaml", "boot");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    wait_for_no_machine("cut-short");
+    let overlay = bench.builds_folder("cut-short-1.0.0-2").join("overlay.qcow2");
+    assert!(overlay.exists());
+    let image = bench.json(&["image", "show", "cut-short/1.0.0/2"]);
+    assert_eq!(image["status"], "FAILED");
+    assert!(image["reason"].as_str().unwrap().contains("running boot"), "{image}");
+    assert!(!overlay.exists());
+}

@@ -5,5 +5,6 @@ mod boot;
 mod bootsector;
 mod build;
 mod disks;
+mod doctor;
 mod machine;
 mod support;

@@ -1,12 +1,12 @@
 //! A guest across its reboots: every boot is a new machine on the same disk.
 
 use super::error::BootError;
-use super::ready::{self, Ready, Waiting};
+use super::ready::{self, NotReady, Ready, Waiting};
 use super::start::{BootRequest, CONSOLE_LINES, down_with, start};
 use crate::guest::session::{Interaction, Session};
 use crate::guest::{Guest, GuestError, GuestFiles, Sink};
 use crate::machine::{Exit, Identity, Machine};
-use crate::support::wait::Patience;
+use crate::support::wait::{Impatience, Patience};
 use async_trait::async_trait;
 use kiln_protocol::message::{Exec, Exited, Operation, PowerAction, Reply};
 use std::path::Path;
@@ -81,7 +81,7 @@ impl BootedGuest {
     }
 
     /// Resolves when the machine ends without having been asked to.
-    pub async fn ended(&self, patience: &Patience) -> Result<Exit, crate::support::wait::Impatience> {
+    pub async fn ended(&self, patience: &Patience) -> Result<Exit, Impatience> {
         let now = self.now();
         now.machine.wait_exit(patience).await
     }
@@ -138,12 +138,18 @@ async fn up(
         let tell = |w: Waiting| watch.waiting(w);
         let waiting = ready::wait(&alive.session, &tell, &patience);
         tokio::select! {
+            biased;
             ready = waiting => ready,
-            exit = alive.machine.wait_exit(&patience) => return Err(down_with(request, &alive.machine, exit.ok()).await),
+            exit = alive.machine.wait_exit(&patience) => {
+                return Err(down_with(request, &alive.machine, Some(exit?)).await);
+            }
         }
     };
     match ready {
         Ok(ready) => Ok((alive, ready)),
+        Err(NotReady::Guest(GuestError::Impatience(cancelled @ Impatience::Cancelled { .. }))) => {
+            Err(cancelled.into())
+        }
         Err(source) => {
             let moment = Patience::new(MOMENT, &patience.cancel);
             if let Ok(exit) = alive.machine.wait_exit(&moment).await {

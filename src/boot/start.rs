@@ -7,11 +7,11 @@ use super::ready::Waiting;
 use crate::appliance::{Appliance, BootFiles, Kit};
 use crate::guest::inject::{Route, agent_disk, overlay, seed, smbios};
 use crate::guest::session::{Expect, Session};
-use crate::guest::{agent, nonce};
+use crate::guest::{GuestError, agent, nonce};
 use crate::machine::{Accelerator, Credential, DirectKernel, Disk, Exit, Machine, MachineSpec};
 use crate::model::DiskFormat;
 use crate::support::files;
-use crate::support::wait::Patience;
+use crate::support::wait::{Impatience, Patience};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -72,7 +72,9 @@ pub(super) async fn start(
         tokio::select! {
             biased;
             session = &mut connecting => break session,
-            exit = machine.wait_exit(patience) => return Err(down_with(request, &machine, exit.ok()).await),
+            exit = machine.wait_exit(patience) => {
+                return Err(down_with(request, &machine, Some(exit?)).await);
+            }
             () = tokio::time::sleep(TELL_EVERY) => {}
         }
         if Class::of(&machine.console_tail(CLASS_LINES), None).is_final() {
@@ -85,6 +87,7 @@ pub(super) async fn start(
     };
     match session {
         Ok(session) => Ok(Alive { machine, session }),
+        Err(GuestError::Impatience(cancelled @ Impatience::Cancelled { .. })) => Err(cancelled.into()),
         Err(source) => {
             let class = Class::of(&machine.console_tail(CLASS_LINES), machine.exited().as_ref());
             let screenshot = screenshot(request, &machine).await;

@@ -29,7 +29,7 @@ impl Staged {
         let path = target.with_file_name(own);
         // A left-over of another process that had the same number.
         match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => Ok(Staged { target, path, committed: false }),
         }
     }

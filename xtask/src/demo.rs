@@ -22,7 +22,7 @@ pub fn accelerator() -> String {
             let usable = Command::new(kiln)
                 .arg("--home")
                 .arg(home())
-                .args(["--accel", "kvm", "doctor", "--quiet"])
+                .args(["--accel", "kvm", "doctor"])
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
                 .status()

@@ -16,7 +16,7 @@ use crate::support::wait::{Impatience, Patience};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::ops::Range;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -227,7 +227,9 @@ impl Server {
 fn private_socket() -> io::Result<(UnixStream, UnixListener)> {
     // A folder that only this user enters: nobody else can be the first to connect.
     let dir = tempfile::tempdir()?;
-    let name = dir.path().join("s");
+    // Through the descriptor the name is short, however long the folder's is.
+    let folder = File::open(dir.path())?;
+    let name = format!("/proc/self/fd/{}/s", folder.as_raw_fd());
     let listener = UnixListener::bind(&name)?;
     let stream = UnixStream::connect(&name)?;
     stream.set_read_timeout(Some(HEARTBEAT))?;

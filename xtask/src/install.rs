@@ -50,6 +50,7 @@ const NEEDS: &[Need] = &[
     ),
     for_tests(Program("mkfs.xfs"), "xfsprogs", "makes the xfs disks of the tests"),
     for_tests(Program("mkfs.btrfs"), "btrfs-progs", "makes the btrfs disks of the tests"),
+    for_tests(Program("cpio"), "cpio", "reads back the archives that kiln writes"),
     for_tests(Program("python3"), "python3", "runs the benchmarks"),
 ];
 

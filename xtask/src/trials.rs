@@ -17,21 +17,21 @@ pub fn run(only: &[&str]) -> Result {
     let mut result = Ok(());
     if wanted("kills") {
         result = stages.run("kills", || {
-            shell::run(&mut cargo(&[
-                "test",
-                "--release",
-                "--locked",
-                "--test",
-                "trials",
-                "--",
-                "--test-threads=1",
-                "--nocapture",
-            ]))
+            let kiln = root().join("target/release/kiln");
+            shell::run(command(&[kiln.as_os_str()]).arg("--home").arg(home()).args([
+                "base",
+                "build",
+                "debian-12-minimal",
+            ]))?;
+            let script = root().join("tests/trials/kills.py");
+            let mut c =
+                command(&["python3".as_ref(), script.as_os_str(), kiln.as_os_str(), home().as_os_str()]);
+            shell::run(c.env("KILN_ACCEL", crate::demo::accelerator()))
         });
     }
     if result.is_ok() && wanted("fuzz") {
         result = stages.run("fuzz", || {
-            let mut c = cargo(&["test", "--release", "--locked", "--lib", "--test", "it", "--", "property"]);
+            let mut c = cargo(&["test", "--release", "--locked", "--workspace", "--lib", "--test", "it"]);
             // proptest reads it; every property then runs this many cases.
             c.env("PROPTEST_CASES", "20000");
             shell::run(&mut c)

@@ -119,7 +119,8 @@ async fn two_machines_do_not_meet() {
         Machine::start(&spec(program(text), folder), folder, &patience(30)).await.unwrap()
     };
     let (one, two) = tokio::join!(start("one\n", &a), start("two\n", &b));
-    until("both", || [&one, &two].iter().all(|m| !m.console_tail(1).is_empty())).await;
+    // A line comes byte by byte.
+    until("both", || [&one, &two].iter().all(|m| m.console_tail(1).iter().any(|l| l.len() == 3))).await;
     assert_eq!((one.console_tail(5), two.console_tail(5)), (vec!["one".into()], vec!["two".into()]));
     assert_ne!(one.identity(), two.identity());
     assert_eq!(one.quit(&patience(10)).await.unwrap(), Exit::HostQuit);

@@ -43,6 +43,10 @@ const NEEDS: &[Need] = &[
     need(Program("mcopy"), "mtools", "fills the EFI system partition without mounting it"),
     need(Program("sfdisk"), "fdisk", "partitions a base image"),
     need(Program("grub-mkimage"), "grub-common", "makes a base image bootable by BIOS and UEFI"),
+    need(File("/usr/lib/grub/i386-pc"), "grub-pc-bin", "boots a base image by BIOS"),
+    need(File("/usr/lib/grub/x86_64-efi"), "grub-efi-amd64-bin", "boots a base image by UEFI"),
+    need(Program("unshare"), "util-linux", "makes a base image's tree apart from the host"),
+    need(Program("newuidmap"), "uidmap", "makes a base image without root"),
     need(
         File("/usr/share/keyrings/debian-archive-keyring.gpg"),
         "debian-archive-keyring",

@@ -1,6 +1,5 @@
 //! L0: what every room stands on. Knows nothing of images.
 
-pub mod base64;
 pub mod clock;
 pub mod command;
 pub mod diagnostic;

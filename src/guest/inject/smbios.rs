@@ -8,7 +8,8 @@
 //! again, by events that the kernel sends on request.
 
 use super::launcher::{SCRIPT_PATH, UNIT, UNIT_PATH, script, unit};
-use crate::support::base64;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD as BASE64;
 use kiln_protocol::PORT_NAME;
 
 /// Name of the credential.
@@ -30,8 +31,8 @@ fn tmpfiles() -> String {
          L+ /run/systemd/system/{device}.wants/{UNIT} - - - - ../{UNIT}\n\
          w+ {events} - - - - remove\n\
          w+ {events} - - - - add\n",
-        base64::encode(script().as_bytes()),
-        base64::encode(unit().as_bytes()),
+        BASE64.encode(script().as_bytes()),
+        BASE64.encode(unit().as_bytes()),
     )
 }
 

@@ -4,6 +4,7 @@ pub mod begin;
 pub mod details;
 pub mod driver;
 pub mod event;
+pub mod host_files;
 pub mod lock;
 pub mod machines;
 pub mod plan;

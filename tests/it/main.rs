@@ -2,3 +2,4 @@
 
 mod agent;
 mod component;
+mod host_files;

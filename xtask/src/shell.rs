@@ -23,6 +23,14 @@ pub fn home() -> PathBuf {
 pub fn command<S: AsRef<OsStr>>(argv: &[S]) -> Command {
     let mut command = Command::new(&argv[0]);
     command.args(&argv[1..]).current_dir(root());
+    // What cargo told us of this task. Crates that look at it would be compiled again and again,
+    // by turns for us and for who calls cargo directly.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
     command
 }
 

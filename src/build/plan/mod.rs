@@ -7,6 +7,7 @@ mod parent;
 
 pub use parent::Parent;
 
+use super::host_files::{self, HostFiles};
 use super::recipe::Recipe;
 use super::state::Route;
 use crate::catalog::artifact::digest_bytes;
@@ -45,6 +46,8 @@ pub struct Plan {
     pub parent: Parent,
     /// In recipe order, parameters bound.
     pub components: Vec<Component>,
+    /// What each component brings along, as it was when the plan was made.
+    pub files: Vec<Vec<HostFiles>>,
     pub provision: Vec<PlannedStep>,
     pub test: Vec<PlannedStep>,
     pub route: Route,
@@ -114,6 +117,7 @@ pub async fn plan(
     let mut findings = Findings::new(&recipe.source);
     let mut list = diagnostics;
     let components = documents::load(&recipe, settings, shelf.catalog, &mut findings, &mut list)?;
+    let files = walk_files(&recipe, &mut findings).await;
     let parent = parent::find(&recipe, shelf, &mut findings)?;
     if let Some(parent) = &parent {
         check_against_parent(&recipe, parent, &mut findings);
@@ -163,6 +167,7 @@ pub async fn plan(
         recipe,
         parent,
         components,
+        files,
         provision,
         test,
         cpu,
@@ -182,6 +187,27 @@ pub struct Shelf<'a> {
     pub catalog: &'a crate::catalog::Catalog,
     pub bases: &'a crate::base::Store,
     pub patience: crate::support::wait::Patience,
+}
+
+/// Off the runtime's threads: digesting takes as long as reading does.
+async fn walk_files(recipe: &Recipe, findings: &mut Findings) -> Vec<Vec<HostFiles>> {
+    let mut all = Vec::new();
+    for component in &recipe.components {
+        let mut brought = Vec::new();
+        for used in &component.files {
+            let (source, destination) = (used.source.value.clone(), used.destination.value.clone());
+            match tokio::task::spawn_blocking(move || host_files::walk(&source, &destination)).await {
+                Ok(Ok(files)) => brought.push(files),
+                Ok(Err(e)) => {
+                    let cause = std::error::Error::source(&e).map(|c| format!(": {c}")).unwrap_or_default();
+                    findings.error(used.source.span, "bad-file", format!("{e}{cause}"));
+                }
+                Err(e) => std::panic::resume_unwind(e.into_panic()),
+            }
+        }
+        all.push(brought);
+    }
+    all
 }
 
 fn check_against_parent(recipe: &Recipe, parent: &Parent, findings: &mut Findings) {
@@ -226,10 +252,12 @@ impl Plan {
         let documents: Vec<_> = self
             .components
             .iter()
-            .map(|c| {
+            .zip(&self.files)
+            .map(|(c, files)| {
                 let values: Vec<_> =
                     c.document.parameters.iter().map(|p| (&p.name, c.value(&p.name))).collect();
-                serde_json::json!([digest_bytes(c.document.source.text().as_bytes()), values])
+                let files: Vec<_> = files.iter().map(HostFiles::digest).collect();
+                serde_json::json!([digest_bytes(c.document.source.text().as_bytes()), values, files])
             })
             .collect();
         let s = &self.recipe.settings;

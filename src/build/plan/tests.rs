@@ -142,6 +142,29 @@ async fn the_inputs_digest_changes_with_what_shapes_the_image_only() {
 }
 
 #[tokio::test]
+async fn files_that_a_component_brings_are_known_and_count() {
+    let bench = Bench::new();
+    std::fs::create_dir(bench.path("site")).unwrap();
+    std::fs::write(bench.path("site/index.html"), "one").unwrap();
+    let files =
+        |entry: &str| RECIPE.replace("    parameters", &format!("    files: [{entry}]\n    parameters"));
+    let text = files("{source: ./site, destination: /srv/www}");
+    let plan = bench.good(&text, &[]).await;
+    assert_eq!(plan.files[0][0].items[1].path, "/srv/www/index.html");
+    assert_ne!(plan.inputs, bench.good(RECIPE, &[]).await.inputs);
+    std::fs::write(bench.path("site/index.html"), "two").unwrap();
+    assert_ne!(bench.good(&text, &[]).await.inputs, plan.inputs);
+    for (entry, found) in [
+        ("{source: ./sites, destination: /srv/www}", "recipe.yaml:6:22 no-file"),
+        ("{source: ./site, destination: srv/../www}", "recipe.yaml:6:43 bad-value"),
+        ("{source: ./site}", "recipe.yaml:6:13 missing-field"),
+        ("{source: /dev/null, destination: /srv/www}", "recipe.yaml:6:22 bad-file"),
+    ] {
+        assert_eq!(bench.findings(&files(entry), &[]).await, [found], "{entry}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_wrong_across_files_is_found_together() {
     let bench = Bench::new();
     std::fs::write(bench.path("bad.yml"), "name: bad\nphases: []\n").unwrap();

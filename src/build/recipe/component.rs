@@ -1,5 +1,6 @@
 //! `components`: which documents, in which order, with which parameters.
 
+use super::Located;
 use crate::model::{VersionPattern, slug};
 use crate::support::diagnostic::Findings;
 use crate::support::source::Span;
@@ -11,7 +12,17 @@ pub struct ComponentUse {
     pub reference: Reference,
     /// As written: name, values, where.
     pub parameters: Vec<(String, Vec<String>, Span)>,
+    /// What it brings along from this machine, there before its first step runs.
+    pub files: Vec<FileUse>,
     pub span: Span,
+}
+
+/// A file or folder of this machine, and where it goes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FileUse {
+    pub source: Located<PathBuf>,
+    /// Absolute, in the guest; one that ends in `/` is the folder to put the source into.
+    pub destination: Located<String>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -53,16 +64,18 @@ pub fn components(node: &Node, folder: &Path, findings: &mut Findings) -> Vec<Co
 fn component(node: &Node, folder: &Path, findings: &mut Findings) -> Option<ComponentUse> {
     if !matches!(node.value, Value::Mapping(_)) {
         let reference = reference(node, folder, findings)?;
-        return Some(ComponentUse { reference, parameters: Vec::new(), span: node.span });
+        return Some(ComponentUse { reference, parameters: Vec::new(), files: Vec::new(), span: node.span });
     }
     let mut fields = Fields::of(node, "a component of the recipe", findings)?;
     let given: Vec<&Node> =
         ["component", "path", "componentArn"].into_iter().filter_map(|name| fields.optional(name)).collect();
     let parameters = fields.optional("parameters").map(|p| parameters(p, findings)).unwrap_or_default();
+    let files = fields.optional("files").map(|f| files(f, folder, findings)).unwrap_or_default();
     fields.finish(findings);
     match given[..] {
         [one] => {
-            Some(ComponentUse { reference: reference(one, folder, findings)?, parameters, span: one.span })
+            let reference = reference(one, folder, findings)?;
+            Some(ComponentUse { reference, parameters, files, span: one.span })
         }
         [] => {
             findings
@@ -108,6 +121,35 @@ fn reference(node: &Node, folder: &Path, findings: &mut Findings) -> Option<Refe
             None
         }
     }
+}
+
+/// `[{source: ./site, destination: /srv/www}]`.
+fn files(node: &Node, folder: &Path, findings: &mut Findings) -> Vec<FileUse> {
+    let mut found = Vec::new();
+    for item in findings.items(node, "`files`").unwrap_or_default() {
+        let Some(mut fields) = Fields::of(item, "an entry of `files`", findings) else { continue };
+        let source = fields.required("source", findings);
+        let destination = fields.required("destination", findings);
+        fields.finish(findings);
+        let source = source.and_then(|node| {
+            let path = super::beside(folder, findings.text(node, "`source`")?);
+            if !path.exists() {
+                let message = format!("there is nothing at {}", path.display());
+                findings.error(node.span, "no-file", message).help =
+                    Some("a source is a path on this machine, counted from the recipe's folder".into());
+                return None;
+            }
+            Some(Located { value: path, span: node.span })
+        });
+        let destination = destination.and_then(|node| {
+            let path = super::decode::absolute(node, "`destination`", findings)?;
+            Some(Located { value: path, span: node.span })
+        });
+        if let (Some(source), Some(destination)) = (source, destination) {
+            found.push(FileUse { source, destination });
+        }
+    }
+    found
 }
 
 /// `[{name: N, value: [V]}]`, or short `{N: V}`.

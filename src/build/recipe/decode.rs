@@ -113,7 +113,7 @@ fn core(fields: &mut Fields, folder: &Path, findings: &mut Findings) -> Core {
         core.volume = volume(node, findings);
     }
     if let Some(node) = fields.optional("workingDirectory") {
-        core.working_directory = working_directory(node, findings);
+        core.working_directory = absolute(node, "`workingDirectory`", findings);
     }
     if fields.optional("additionalInstanceConfiguration").is_some() {
         let span = fields.key_span("additionalInstanceConfiguration").unwrap_or(fields.span());
@@ -170,11 +170,12 @@ fn volume(node: &Node, findings: &mut Findings) -> Option<Located<u64>> {
     size
 }
 
-fn working_directory(node: &Node, findings: &mut Findings) -> Option<String> {
-    let text = findings.text(node, "`workingDirectory`")?;
+/// A path in the guest.
+pub fn absolute(node: &Node, what: &str, findings: &mut Findings) -> Option<String> {
+    let text = findings.text(node, what)?;
     let clean = text.starts_with('/') && !text.contains('\0') && !text.split('/').any(|part| part == "..");
     if !clean {
-        let message = format!("`workingDirectory` is `{text}`, which is no absolute path");
+        let message = format!("{what} is `{text}`, which is no absolute path without `..`");
         findings.error(node.span, "bad-value", message);
     }
     clean.then(|| text.to_owned())

@@ -62,7 +62,7 @@ impl Workshop {
             BootedGuest::start(request, self.watch.clone(), patience).await.map_err(|e| e.failure())?;
         self.tell_failed_units(&guest);
         self.guest = Some(guest);
-        self.run_phases(Stage::Test, &TEST_PHASES, offset, patience).await?;
+        self.run_phases(Stage::Test, 0..plan.components.len(), &TEST_PHASES, offset, patience).await?;
         // Its disk is thrown away: an orderly end would cost time and give nothing.
         self.end_guest().await;
         self.give_back(&overlay)?;

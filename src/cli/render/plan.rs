@@ -1,5 +1,6 @@
 //! A plan, for people and for programs.
 
+use crate::build::host_files::HostFiles;
 use crate::build::plan::Plan;
 use crate::component::{Iterations, PlannedStep};
 use crate::model::Stage;
@@ -62,6 +63,19 @@ fn steps_of(plan: &Plan, stage: Stage) -> &[PlannedStep] {
     }
 }
 
+/// What happens within a stage, in order.
+fn below(plan: &Plan, stage: Stage) -> Vec<String> {
+    if stage != Stage::Provision {
+        return steps_of(plan, stage).iter().map(step_text).collect();
+    }
+    let mut lines = Vec::new();
+    for (index, (component, files)) in plan.components.iter().zip(&plan.files).enumerate() {
+        lines.extend(files.iter().map(|files| format!("{} brings {files}", component.label)));
+        lines.extend(plan.provision.iter().filter(|s| s.component == index).map(step_text));
+    }
+    lines
+}
+
 pub fn human(plan: &Plan) -> String {
     let mut t = String::new();
     let recipe = &plan.recipe;
@@ -69,8 +83,8 @@ pub fn human(plan: &Plan) -> String {
         writeln!(t, "{} {} from {} ({})", recipe.name, recipe.version, plan.parent.name, plan.architecture());
     for stage in plan.route.stages() {
         let _ = writeln!(t, "  {:<11}{}", stage.as_str(), stage_text(plan, *stage));
-        for step in steps_of(plan, *stage) {
-            let _ = writeln!(t, "             {}", step_text(step));
+        for line in below(plan, *stage) {
+            let _ = writeln!(t, "             {line}");
         }
     }
     match plan.guest_free {
@@ -113,6 +127,12 @@ pub fn json(plan: &Plan) -> Value {
             json!({"stage": stage.as_str(), "text": stage_text(plan, *stage), "steps": steps})
         })
         .collect();
+    let files: Vec<Value> = plan
+        .components
+        .iter()
+        .zip(&plan.files)
+        .flat_map(|(component, files)| files.iter().map(|f| files_json(&component.label, f)))
+        .collect();
     json!({
         "name": plan.recipe.name.as_str(),
         "version": plan.recipe.version.to_string(),
@@ -128,8 +148,20 @@ pub fn json(plan: &Plan) -> Value {
         "diskSize": plan.disk_size,
         "guestFree": plan.guest_free,
         "inputs": plan.inputs,
+        "files": files,
         "stages": stages,
         "warnings": plan.warnings.iter().map(|w| w.json()).collect::<Vec<_>>(),
+    })
+}
+
+fn files_json(component: &str, files: &HostFiles) -> Value {
+    json!({
+        "component": component,
+        "source": files.source,
+        "destination": files.destination,
+        "files": files.file_count(),
+        "bytes": files.bytes(),
+        "digest": files.digest(),
     })
 }
 

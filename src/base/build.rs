@@ -222,7 +222,12 @@ impl Job<'_> {
                 progress(&format!("mmdebstrap: {}", step.trim_end_matches("...")));
             }
         };
-        tool.run_watched(self.patience, &mut line).await.map(drop).map_err(self.tool("installing packages"))
+        tool.run_watched(self.patience, &mut line).await.map(drop).map_err(|e| {
+            if speaks_of_the_network(&e) {
+                return BaseError::Unreachable { base: self.definition.name.clone(), source: e };
+            }
+            self.tool("installing packages")(e)
+        })
     }
 
     /// Boots hang on two links of the kernel packages; better to know now.
@@ -274,6 +279,19 @@ impl Job<'_> {
             .map(drop)
             .map_err(self.tool("making the root file system"))
     }
+}
+
+/// In apt's words.
+fn speaks_of_the_network(error: &CommandError) -> bool {
+    let words = [
+        "Temporary failure resolving",
+        "Could not resolve",
+        "Could not connect",
+        "Connection failed",
+        "connection timed out",
+    ];
+    let CommandError::Failed { last_lines, .. } = error else { return false };
+    last_lines.iter().any(|line| words.iter().any(|w| line.contains(w)))
 }
 
 #[cfg(test)]

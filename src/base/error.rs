@@ -21,6 +21,8 @@ pub enum BaseError {
     Mirror(#[from] MirrorError),
     #[error("base image `{base}`: {doing} failed")]
     Tool { base: String, doing: &'static str, source: CommandError },
+    #[error("base image `{base}`: a package mirror does not answer")]
+    Unreachable { base: String, source: CommandError },
     #[error("base image `{base}`: {doing} {} failed", path.display())]
     File { base: String, doing: &'static str, path: PathBuf, source: std::io::Error },
     #[error("base image `{base}`: {what}")]
@@ -74,6 +76,9 @@ impl From<BaseError> for Failure {
             BaseError::Mirror(_) => failure.hint(
                 "Building from packages takes Debian's mirror from the host's apt, so it needs a Debian host; elsewhere import a disk: kiln base import FILE.",
             ),
+            BaseError::Unreachable { .. } => failure
+                .hint("The mirrors are those of this host's apt: does `apt-get update` work? Behind a proxy, say so to apt (Acquire::http::Proxy).")
+                .hint("Without a network: build the base on a host that has one, and bring its disk here: kiln base import FILE"),
             BaseError::NotFound { .. } => failure.hint("See what there is: kiln base list"),
             BaseError::Foreign(ForeignError::Refers { .. }) => failure.hint(
                 "If the other files are yours and lie beside the disk: --flatten follows backing files there.",
@@ -99,6 +104,7 @@ fn kind(error: &BaseError) -> FailureKind {
         | BaseError::File { .. }
         | BaseError::Store { .. }
         | BaseError::Record { .. } => FailureKind::Environment,
+        BaseError::Unreachable { .. } => FailureKind::Transport,
         BaseError::Tool { source: CommandError::Stopped { source, .. }, .. } => of_wait(source),
         BaseError::Disk(DiskError::Impatience(source))
         | BaseError::Foreign(ForeignError::Disk(DiskError::Impatience(source))) => of_wait(source),

@@ -67,6 +67,7 @@ def micro(lab):
     shutil.copy(shutil.which("busybox"), os.path.join(root, "bin"))
     os.symlink("busybox", os.path.join(root, "bin", "sh"))
     shutil.copy(os.path.join(os.path.dirname(JOB), "runners", "micro-init.sh"), os.path.join(root, "init"))
+    os.chmod(os.path.join(root, "init"), 0o755)
     # depmod wants lib/modules under its base folder.
     image_root = modules.split("/lib/modules/")[0]
     run("depmod", "-b", image_root, os.path.basename(modules))

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use kiln_protocol::message::Operation;
 
-use super::facts::{InitrdKind, Volume};
+use super::facts::{DiskFacts, InitrdKind, Volume};
 use super::inspect::Look;
 use super::tree::{Access, Tree};
 use super::{Appliance, ApplianceError, DiskProblem};
@@ -28,6 +28,21 @@ pub struct BootFiles {
 }
 
 impl Appliance {
+    /// Looks at the disk and, where it has a kernel, copies what starts it into `folder`: all that a
+    /// first boot needs to know, from one appliance.
+    pub async fn survey(
+        &self,
+        folder: &Path,
+        patience: &Patience,
+    ) -> Result<(DiskFacts, Option<BootFiles>), ApplianceError> {
+        let facts = self.inspect(patience).await?;
+        let files = match facts.kernel() {
+            Some(_) => Some(self.boot_files(folder, patience).await?),
+            None => None,
+        };
+        Ok((facts, files))
+    }
+
     /// Copies kernel and initramfs as they are now into `folder` (`kernel`, `initrd`), which is made
     /// where it is missing, replacing older ones.
     pub async fn boot_files(&self, folder: &Path, patience: &Patience) -> Result<BootFiles, ApplianceError> {

@@ -23,6 +23,13 @@ const CONSOLE_LINES: usize = 10;
 /// A killed machine is gone in moments.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
+/// Who is called to a guest whose step failed, while it still runs.
+#[async_trait]
+pub trait Visitor: Send + Sync {
+    /// Returns when the guest may be taken down.
+    async fn visit(&self, failure: &Failure, guest: &BootedGuest, patience: &Patience);
+}
+
 /// The real works: machines, disks, guests. One file per stage in `stage/`.
 pub struct Workshop {
     pub(super) plan: Arc<Plan>,
@@ -41,6 +48,7 @@ pub struct Workshop {
     pub(super) boot_files: Option<BootFiles>,
     /// The guest that runs, of the build or of a test.
     pub(super) guest: Option<BootedGuest>,
+    pub(super) visitor: Option<Arc<dyn Visitor>>,
     /// The captured disk, in the store.
     pub(super) captured: Option<PathBuf>,
     /// What it holds.
@@ -55,7 +63,12 @@ pub struct Held {
 }
 
 impl Workshop {
-    pub fn new(plan: Arc<Plan>, catalog: Arc<Catalog>, begun: &Begun) -> Workshop {
+    pub fn new(
+        plan: Arc<Plan>,
+        catalog: Arc<Catalog>,
+        begun: &Begun,
+        visitor: Option<Arc<dyn Visitor>>,
+    ) -> Workshop {
         let watch = Arc::new(BuildWatch::new(catalog.clone(), &begun.id, &begun.events));
         Workshop {
             plan,
@@ -70,6 +83,7 @@ impl Workshop {
             overlay: None,
             facts: None,
             guest: None,
+            visitor,
             captured: None,
             blocks: None,
         }
@@ -138,6 +152,15 @@ impl Workshop {
         failure
     }
 
+    /// Only where there is a guest to look at, and nobody wants to stop.
+    async fn call_visitor(&self, failure: &Failure, patience: &Patience) {
+        let (Some(visitor), Some(guest)) = (&self.visitor, &self.guest) else { return };
+        let runs = guest.with_machine(|m| m.exited()).is_none();
+        if runs && !patience.cancel.is_cancelled() {
+            visitor.visit(failure, guest, patience).await;
+        }
+    }
+
     /// Ends the guest as if its power failed, and waits until its machine is gone.
     pub(super) async fn end_guest(&mut self) {
         let Some(guest) = self.guest.take() else { return };
@@ -154,7 +177,7 @@ impl Workshop {
 impl Works for Workshop {
     async fn run(&mut self, stage: Stage, patience: &Patience) -> Result<(), Failure> {
         self.watch.enter(stage);
-        match stage {
+        let result = match stage {
             Stage::Prepare => self.prepare(patience).await,
             Stage::Boot => self.boot(patience).await,
             Stage::Provision => self.provision(patience).await,
@@ -162,7 +185,11 @@ impl Works for Workshop {
             Stage::Capture => self.capture(patience).await,
             Stage::Test => self.test(patience).await,
             Stage::Distribute => self.distribute(patience).await,
+        };
+        if let (Err(failure), Stage::Provision | Stage::Test) = (&result, stage) {
+            self.call_visitor(failure, patience).await;
         }
+        result
     }
 
     async fn close(&mut self) {

@@ -5,6 +5,7 @@ mod exit;
 mod interrupt;
 mod render;
 mod settings;
+mod terminal;
 
 use clap::{CommandFactory, Parser};
 use std::ffi::OsString;

@@ -8,7 +8,7 @@ use crate::build::plan::{self, Host, NoPlan, Plan, Setting};
 use crate::build::recipe;
 use crate::build::report::Report;
 use crate::build::state::Verdict;
-use crate::build::workshop::Workshop;
+use crate::build::workshop::{Visitor, Workshop};
 use crate::catalog::image::Image;
 use crate::model::{Failure, FailureKind};
 use crate::support::files;
@@ -57,6 +57,15 @@ pub fn start(service: &Service, plan: &Plan) -> Result<Begun, Failure> {
     begin(&service.catalog, plan)
 }
 
+/// What to do about a build that fails.
+#[derive(Clone, Default)]
+pub struct OnError {
+    /// Its disk stays.
+    pub keep: bool,
+    /// Called to the guest of a failed step.
+    pub visitor: Option<Arc<dyn Visitor>>,
+}
+
 /// A build that has ended.
 #[derive(Debug)]
 pub struct Built {
@@ -76,7 +85,7 @@ pub async fn run(
     service: &Service,
     plan: Plan,
     begun: Begun,
-    keep: bool,
+    on_error: OnError,
     cancel: &CancellationToken,
 ) -> Result<Built, Failure> {
     let plan = Arc::new(plan);
@@ -94,10 +103,10 @@ pub async fn run(
         route: plan.route.clone(),
         limit: Duration::from_secs(plan.recipe.settings.timeouts.build),
         grace: GRACE,
-        keep,
+        keep: on_error.keep,
         events: begun.events.clone(),
     };
-    let workshop = Box::new(Workshop::new(plan, service.catalog.clone(), &begun));
+    let workshop = Box::new(Workshop::new(plan, service.catalog.clone(), &begun, on_error.visitor));
     let driven = drive(&order, workshop, cancel).await;
     begun.events.close();
     let verdict = driven?;

@@ -6,6 +6,7 @@ pub mod doctor;
 pub mod image;
 pub mod log;
 pub mod run;
+pub mod shell;
 
 use crate::base::Store;
 use crate::build::plan::{Host, Shelf};

@@ -75,7 +75,7 @@ pub async fn start(
         interface: if details.interface == "nvme" { Interface::Nvme } else { Interface::Virtio },
         network: options.network,
     };
-    let (folder, lock) = new_folder(service, &image, options.keep)?;
+    let (folder, lock) = new_folder(service, &image.path_name(), options.keep)?;
     let run = async {
         let overlay = folder.join("overlay.qcow2");
         disk::create_overlay(&disk, DiskFormat::Qcow2, &overlay, None, patience).await?;
@@ -128,7 +128,7 @@ fn firmware(image: &Image, can: &[Firmware], wanted: Option<Firmware>) -> Result
 }
 
 /// A folder of its own with its lock held, not to be taken for a dead run's.
-fn new_folder(service: &Service, image: &Image, keep: bool) -> Result<(PathBuf, Lock), Failure> {
+pub(super) fn new_folder(service: &Service, name: &str, keep: bool) -> Result<(PathBuf, Lock), Failure> {
     let io = |path: &Path| {
         let path = path.to_owned();
         move |e: std::io::Error| {
@@ -138,7 +138,7 @@ fn new_folder(service: &Service, image: &Image, keep: bool) -> Result<(PathBuf, 
     let nursery = nursery_path(&service.catalog);
     let _nursery = Lock::take(&nursery).map_err(io(&nursery))?;
     for number in 1.. {
-        let folder = service.catalog.home().runs().join(format!("{}-{number}", image.path_name()));
+        let folder = service.catalog.home().runs().join(format!("{name}-{number}"));
         match std::fs::create_dir(&folder) {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => continue,
             made => made.map_err(io(&folder))?,
@@ -153,11 +153,11 @@ fn new_folder(service: &Service, image: &Image, keep: bool) -> Result<(PathBuf, 
     unreachable!("there are more numbers than folders")
 }
 
-fn run_name(folder: &Path) -> String {
+pub(super) fn run_name(folder: &Path) -> String {
     folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn remove(folder: &Path) -> Result<(), Failure> {
+pub(super) fn remove(folder: &Path) -> Result<(), Failure> {
     match std::fs::remove_dir_all(folder) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
             let message = format!("cannot remove {}: {e}", folder.display());

@@ -241,3 +241,77 @@ fn an_interrupt_cancels_and_a_kill_is_put_in_order_by_the_next_kiln() {
     assert!(image["reason"].as_str().unwrap().contains("running boot"), "{image}");
     assert!(!overlay.exists());
 }
+
+/// Types at a terminal of its own: the answer to each prompt, when it shows.
+fn at_a_terminal(mut command: Command, typed: &[(&str, &str)]) -> (String, Option<i32>) {
+    use std::io::{Read, Write};
+    let line: Vec<String> = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|word| format!("'{}'", word.to_string_lossy()))
+        .collect();
+    let folder = command.get_current_dir().unwrap().to_owned();
+    command = Command::new("script");
+    command.args(["--quiet", "--return", "--command", &line.join(" "), "/dev/null"]).current_dir(folder);
+    let mut child = command.env("TERM", "dumb").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut keys, mut screen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let (mut seen, mut unanswered, mut typed) = (Vec::new(), 0, typed.iter());
+    let mut next = typed.next();
+    let mut buffer = [0; 4096];
+    loop {
+        match screen.read(&mut buffer) {
+            Ok(0) | Err(_) => break,
+            Ok(n) => seen.extend_from_slice(&buffer[..n]),
+        }
+        if let Some((prompt, answer)) = next
+            && String::from_utf8_lossy(&seen[unanswered..]).contains(prompt)
+        {
+            unanswered = seen.len();
+            keys.write_all(answer.as_bytes()).unwrap();
+            next = typed.next();
+        }
+    }
+    drop(keys);
+    (String::from_utf8_lossy(&seen).into_owned(), child.wait().unwrap().code())
+}
+
+#[test]
+fn a_failed_step_opens_a_shell_and_the_kept_disk_another() {
+    let bench = Bench::new("shell");
+    bench.write("recipe.yaml", &recipe("shelled", "fails.yml"));
+    bench.write(
+        "fails.yml",
+        "name: fails\nschemaVersion: 1.0\nphases:\n  - name: build\n    steps:\n      \
+         - {name: Fail, action: ExecuteBash, inputs: {commands: ['echo of the step > /etc/made; sync', exit 9]}}\n",
+    );
+    // Without a terminal there is nothing to open a shell at: said before anything is begun.
+    let refused = bench.run(&["build", "recipe.yaml", "--on-error", "shell"]);
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert!(!bench.folder.join("home/builds").join("shelled-1.0.0-1").exists());
+
+    let build = bench.kiln(&["--progress", "plain", "build", "recipe.yaml", "--on-error", "shell"]);
+    let typed = [("root@", "cat /etc/made; tty; echo $((6 * 7)); exit 5\r")];
+    let (screen, code) = at_a_terminal(build, &typed);
+    assert_eq!(code, Some(1), "{screen}");
+    for said in ["of the step", "/dev/pts/0", "42\r", "is FAILED after"] {
+        assert!(screen.contains(said), "{said}: {screen}");
+    }
+    assert!(!bench.builds_folder("shelled-1.0.0-1").join("overlay.qcow2").exists());
+    wait_for_no_machine("shelled-1.0.0-1");
+
+    // Nothing was kept of that one, and kiln says how something would be.
+    let none = bench.run(&["shell", "shelled"]);
+    assert_eq!(none.status.code(), Some(6));
+    assert!(String::from_utf8_lossy(&none.stderr).contains("--on-error keep"), "{none:?}");
+    let kept = bench.run(&["build", "recipe.yaml", "--on-error", "keep"]);
+    assert_eq!(kept.status.code(), Some(1), "{kept:?}");
+    let mut shell = bench.kiln(&["--progress", "none", "shell", "shelled", "--network", "none", "--"]);
+    shell.args(["sh", "-c", "cat - /etc/made; echo aside >&2; exit 7"]);
+    let mut child =
+        shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"typed by nobody\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "typed by nobody\nof the step\n");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "aside\n");
+    assert_eq!(std::fs::read_dir(bench.folder.join("home/runs")).unwrap().count(), 0, "nothing stays");
+}

@@ -29,17 +29,13 @@ impl Workshop {
             self.note(Stage::Prepare, text);
             appliance.grow(patience).await.map_err(|e| e.failure())?;
         }
-        let facts = appliance.inspect(patience).await.map_err(|e| e.failure())?;
+        // The first boot takes the kernel from here instead of starting another appliance.
+        let kernel = machine_folder(&self.folder).join("kernel");
+        let surveyed = appliance.survey(&kernel, patience).await;
+        let (facts, boot_files) = surveyed.map_err(|e| e.failure())?;
+        self.boot_files = boot_files;
         if grown.is_none() {
             self.catalog.write(|t| t.note_free_space(&plan.parent.digest, facts.root.free))?;
-        }
-        if facts.kernel().is_some() {
-            // The first boot takes them from here instead of starting another appliance.
-            let folder = machine_folder(&self.folder).join("kernel");
-            std::fs::create_dir_all(&folder)
-                .map_err(|source| ApplianceError::File { path: folder.clone(), source }.failure())?;
-            let files = appliance.boot_files(&folder, patience).await;
-            self.boot_files = Some(files.map_err(|e| e.failure())?);
         }
         appliance.shutdown(patience).await.map_err(|e| e.failure())?;
         self.note(

@@ -1,15 +1,19 @@
 //! `kiln build FILE`.
 
 use super::planning::{self, Recipe};
+use crate::boot::BootedGuest;
 use crate::build::plan::Plan;
+use crate::build::workshop::Visitor;
 use crate::catalog::image::Image;
-use crate::cli::Settings;
-use crate::cli::render::{self, Format};
-use crate::model::Failure;
+use crate::cli::render::{self, Curtain, Format};
+use crate::cli::{Settings, terminal};
+use crate::model::{Failure, FailureKind};
 use crate::service::build::{self, Built};
 use crate::service::{Service, image};
 use crate::support::wait::Patience;
+use async_trait::async_trait;
 use serde_json::json;
+use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 /// Build an image from a recipe: boot, run its components, seal, test in a fresh machine
@@ -20,7 +24,8 @@ pub struct Arguments {
     /// Build also when nothing changed since the last build of this version
     #[arg(long)]
     rebuild: bool,
-    /// What becomes of the disk of a build that fails [default: as the recipe says, else cleanup]
+    /// When the build fails: keep its disk, clean up, or open a shell in the guest of the failed step
+    /// while it still runs, and clean up then [default: as the recipe says, else cleanup]
     #[arg(long, value_enum, value_name = "WHAT")]
     on_error: Option<OnError>,
     /// Show the plan and stop
@@ -32,6 +37,25 @@ pub struct Arguments {
 enum OnError {
     Keep,
     Cleanup,
+    Shell,
+}
+
+/// Opens a shell where a step failed.
+struct ShellThere {
+    curtain: Curtain,
+}
+
+#[async_trait]
+impl Visitor for ShellThere {
+    async fn visit(&self, failure: &Failure, guest: &BootedGuest, patience: &Patience) {
+        self.curtain.down();
+        render::failure(failure, Format::Human);
+        eprintln!("a shell in the guest that failed, as root; exit ends the build");
+        if let Err(e) = terminal::attach(guest, terminal::command(&[]), patience).await {
+            eprintln!("the shell ended: {e}");
+        }
+        self.curtain.up();
+    }
 }
 
 pub async fn run(
@@ -55,12 +79,23 @@ pub async fn run(
         unchanged(&service, &plan, found, settings, cancel).await?;
         return Ok(0);
     }
-    let keep = arguments.on_error.map_or(plan.recipe.keep_on_failure, |o| o == OnError::Keep);
+    if arguments.on_error == Some(OnError::Shell) && !terminal::is_interactive() {
+        return Err(Failure::new(
+            FailureKind::Input,
+            "--on-error shell needs a terminal to open the shell at",
+        )
+        .hint("--on-error keep keeps the disk: kiln shell IMAGE looks into it later."));
+    }
     let begun = build::start(&service, &plan)?;
     let rendering = render::follow(begun.events.subscribe(), settings.progress);
-    let built = build::run(&service, plan, begun, keep, cancel).await;
+    let on_error = build::OnError {
+        keep: arguments.on_error.map_or(plan.recipe.keep_on_failure, |o| o == OnError::Keep),
+        visitor: (arguments.on_error == Some(OnError::Shell))
+            .then(|| Arc::new(ShellThere { curtain: rendering.curtain() }) as Arc<dyn Visitor>),
+    };
+    let built = build::run(&service, plan, begun, on_error, cancel).await;
     // The last lines come before the result.
-    let _ = rendering.await;
+    rendering.end().await;
     print(&service, built?.into_result()?, settings)?;
     Ok(0)
 }

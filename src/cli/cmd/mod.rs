@@ -11,6 +11,7 @@ mod log;
 mod plan;
 mod planning;
 mod run;
+mod shell;
 mod validate;
 
 use super::Settings;
@@ -29,6 +30,7 @@ pub enum Command {
     Log(log::Arguments),
     Plan(plan::Arguments),
     Run(run::Arguments),
+    Shell(shell::Arguments),
     Validate(validate::Arguments),
 }
 
@@ -45,6 +47,7 @@ pub async fn run(command: Command, settings: &Settings, cancel: &CancellationTok
         Command::Log(arguments) => log::run(arguments, settings),
         Command::Plan(arguments) => plan::run(arguments, settings, cancel).await,
         Command::Run(arguments) => run::run(arguments, settings, cancel).await,
+        Command::Shell(arguments) => shell::run(arguments, settings, cancel).await,
         Command::Validate(arguments) => validate::run(arguments, settings, cancel).await,
     }
 }

@@ -42,7 +42,7 @@ pub struct Arguments {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum NetworkKind {
+pub enum NetworkKind {
     None,
     User,
     UserRestricted,
@@ -65,8 +65,14 @@ fn forward(text: &str) -> Result<Forward, String> {
 }
 
 /// Tells on stderr how the boot goes.
-struct Teller {
+pub struct Teller {
     silent: bool,
+}
+
+impl Teller {
+    pub fn new(settings: &Settings) -> Teller {
+        Teller { silent: matches!(settings.progress, Progress::None | Progress::Json) }
+    }
 }
 
 impl Watch for Teller {
@@ -103,8 +109,7 @@ pub async fn run(
         user_data,
         keep: arguments.keep,
     };
-    let silent = matches!(settings.progress, Progress::None | Progress::Json);
-    let watch = Arc::new(Teller { silent });
+    let watch = Arc::new(Teller::new(settings));
     let running = run::start(&service, &arguments.image, options, watch, &patience).await?;
     print_up(&running, &arguments.publish, settings);
     let exit = running.ended(&patience).await;

@@ -2,26 +2,70 @@
 
 use super::Progress;
 use crate::build::event::{Event, Outcome, Subscription, What};
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
-/// Renders until the stream ends. Await the handle so that the last lines are out before the result.
-pub fn follow(mut events: Subscription, progress: Progress) -> JoinHandle<()> {
+/// A renderer at work.
+pub struct Following {
+    task: JoinHandle<()>,
+    bars: Option<MultiProgress>,
+}
+
+impl Following {
+    /// Returns when the stream has ended and its last lines are out.
+    pub async fn end(self) {
+        let _ = self.task.await;
+    }
+
+    /// What can take the terminal for itself for a while.
+    pub fn curtain(&self) -> Curtain {
+        Curtain(self.bars.clone())
+    }
+}
+
+/// Hides the bars while somebody else writes to the terminal.
+#[derive(Clone)]
+pub struct Curtain(Option<MultiProgress>);
+
+impl Curtain {
+    pub fn down(&self) {
+        if let Some(bars) = &self.0 {
+            let _ = bars.clear();
+            bars.set_draw_target(ProgressDrawTarget::hidden());
+        }
+    }
+
+    pub fn up(&self) {
+        if let Some(bars) = &self.0 {
+            bars.set_draw_target(ProgressDrawTarget::stderr());
+        }
+    }
+}
+
+/// Renders until the stream ends.
+pub fn follow(mut events: Subscription, progress: Progress) -> Following {
+    let mut bars = None;
+    let mut with_bars = || {
+        let all = MultiProgress::new();
+        bars = Some(all.clone());
+        Box::new(Bars::new(all))
+    };
     let mut renderer: Box<dyn Renderer> = match progress {
         Progress::None => Box::new(Nothing),
         Progress::Json => Box::new(Json),
-        Progress::Tty => Box::new(Bars::new()),
-        Progress::Auto if std::io::stderr().is_terminal() => Box::new(Bars::new()),
+        Progress::Tty => with_bars(),
+        Progress::Auto if std::io::stderr().is_terminal() => with_bars(),
         Progress::Auto | Progress::Plain => Box::new(Plain { lines: Lines::default() }),
     };
-    tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         while let Some(event) = events.next().await {
             renderer.event(&event);
         }
         renderer.end();
-    })
+    });
+    Following { task, bars }
 }
 
 trait Renderer: Send {
@@ -158,8 +202,7 @@ struct Bars {
 }
 
 impl Bars {
-    fn new() -> Bars {
-        let all = MultiProgress::new();
+    fn new(all: MultiProgress) -> Bars {
         let style = |template| ProgressStyle::with_template(template).expect("a fixed template");
         let bar =
             all.add(ProgressBar::new(0).with_style(style("{bar:24} {pos}/{len} steps  {elapsed}  {msg}")));

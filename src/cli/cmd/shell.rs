@@ -1,0 +1,66 @@
+//! `kiln shell IMAGE`.
+
+use super::planning;
+use super::run::{NetworkKind, Teller};
+use crate::cli::{Settings, terminal};
+use crate::machine::Network;
+use crate::model::{Failure, FailureKind};
+use crate::service::shell::{self, Options};
+use crate::support::wait::Patience;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// Look around in an image, a base image or the disk of a failed build: a root shell in a throw-away copy
+///
+/// The guest is booted the fastest way and entered through kiln's agent: no password, no key and no
+/// network are needed. A build's disk is there after `kiln build --on-error keep`.
+#[derive(clap::Args)]
+#[command(after_help = "The exit code is that of the shell or command.")]
+pub struct Arguments {
+    /// name, name/1.0.0, name/1.0.0/3, or a base image
+    image: String,
+    /// Run this instead of a shell
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+    /// What the guest reaches of the network
+    #[arg(long, value_enum, default_value = "user")]
+    network: NetworkKind,
+    /// MiB [default: as it was built with]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(128..=1_048_576))]
+    memory: Option<u64>,
+    /// Keep what is written there, in a disk of its own; the image stays as it is
+    #[arg(long)]
+    keep: bool,
+}
+
+pub async fn run(
+    arguments: Arguments,
+    settings: &Settings,
+    cancel: &CancellationToken,
+) -> Result<u8, Failure> {
+    let service = planning::open(settings)?;
+    let patience = Patience::unlimited(cancel);
+    let network = match arguments.network {
+        NetworkKind::None => Network::None,
+        NetworkKind::User => Network::User { restricted: false, forwards: Vec::new() },
+        NetworkKind::UserRestricted => Network::User { restricted: true, forwards: Vec::new() },
+    };
+    let options =
+        Options { choice: settings.accel.into(), memory: arguments.memory, network, keep: arguments.keep };
+    let watch = Arc::new(Teller::new(settings));
+    let shell = shell::open(&service, &arguments.image, options, watch, &patience).await?;
+    if arguments.command.is_empty() && terminal::is_interactive() {
+        let fate = if arguments.keep {
+            "what you change is kept in a copy"
+        } else {
+            "what you change is thrown away"
+        };
+        eprintln!("a shell in {}, as root; {fate}; leave it with exit", shell.title);
+    }
+    let exited = terminal::attach(&shell.guest, terminal::command(&arguments.command), &patience).await;
+    if let Some(kept) = shell.close().await? {
+        eprintln!("what was written is kept in {}", kept.display());
+    }
+    let exited = exited.map_err(|e| Failure::from_error(FailureKind::Build, &e))?;
+    Ok(terminal::exit_code(&exited))
+}

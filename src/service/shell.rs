@@ -1,0 +1,199 @@
+//! A shell in what is there: an image, a base image, or the disk that a failed build kept.
+
+use super::run::{new_folder, remove, run_name};
+use super::{Service, image};
+use crate::appliance::{Appliance, ApplianceError, BootFiles, DiskFacts, Kit};
+use crate::boot::{BootedGuest, CloudInit, Holds, Start, Watch};
+use crate::build::details::Details;
+use crate::build::lock::Lock;
+use crate::build::machines::{Hardware, Wanted};
+use crate::catalog::CatalogError;
+use crate::catalog::image::Image;
+use crate::disk;
+use crate::guest::inject::Route;
+use crate::machine::accelerator::{Choice, resolve};
+use crate::machine::{Accelerator, Cache, Disk, Interface, Network, Qemu, default_cpu};
+use crate::model::{Architecture, DiskFormat, Failure, FailureKind};
+use crate::support::wait::Patience;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+const BOOT_LIMIT: Duration = Duration::from_secs(1800);
+/// A shell that nobody leaves is ended after this.
+const LIFE: Duration = Duration::from_secs(7 * 86_400);
+const DOWN_LIMIT: Duration = Duration::from_secs(120);
+
+pub struct Options {
+    pub choice: Choice,
+    /// MiB.
+    pub memory: Option<u64>,
+    pub network: Network,
+    /// What was written stays when the shell is left.
+    pub keep: bool,
+}
+
+/// A guest to look around in. Dropped, its machine is killed.
+pub struct Shell {
+    /// What is looked at: `nginx/1.0.0/1`, `debian-12`.
+    pub title: String,
+    pub folder: PathBuf,
+    pub guest: BootedGuest,
+    keep: bool,
+    _lock: Lock,
+}
+
+/// A disk to look at, which stays as it is.
+struct Subject {
+    title: String,
+    path_name: String,
+    architecture: Architecture,
+    disk: PathBuf,
+    /// MiB.
+    memory: u64,
+    interface: Interface,
+}
+
+const MEMORY: u64 = 1024;
+
+/// Boots a throw-away overlay the fastest way there is, and returns when the guest is up.
+pub async fn open(
+    service: &Service,
+    name: &str,
+    options: Options,
+    watch: Arc<dyn Watch>,
+    patience: &Patience,
+) -> Result<Shell, Failure> {
+    let subject = subject(service, name)?;
+    let home = service.catalog.home();
+    let accelerator = resolve(options.choice, subject.architecture, home.root(), patience).await?;
+    let qemu = Qemu::find(subject.architecture, patience).await.map_err(|e| e.failure())?;
+    let hardware = Hardware {
+        architecture: subject.architecture,
+        accelerator,
+        cpu: default_cpu(subject.architecture, accelerator, qemu.version).into(),
+        vcpus: if accelerator == Accelerator::Kvm { 2 } else { 1 },
+        memory: options.memory.unwrap_or(subject.memory),
+        interface: subject.interface,
+        network: options.network,
+    };
+    let (folder, lock) = new_folder(service, &subject.path_name, options.keep)?;
+    match boot(service, &subject, &hardware, &folder, options.keep, watch, patience).await {
+        Ok(guest) => Ok(Shell { title: subject.title, folder, guest, keep: options.keep, _lock: lock }),
+        Err(failure) => {
+            remove(&folder)?;
+            Err(failure)
+        }
+    }
+}
+
+async fn boot(
+    service: &Service,
+    subject: &Subject,
+    hardware: &Hardware,
+    folder: &Path,
+    keep: bool,
+    watch: Arc<dyn Watch>,
+    patience: &Patience,
+) -> Result<BootedGuest, Failure> {
+    let overlay = folder.join("overlay.qcow2");
+    disk::create_overlay(&subject.disk, DiskFormat::Qcow2, &overlay, None, patience).await?;
+    let kit = Kit::ensure(&service.catalog.home().appliance(), subject.architecture, patience).await;
+    let kit = kit.map_err(|e| ApplianceError::from(e).failure())?;
+    let (facts, first) = survey(&kit, &overlay, hardware, folder, patience).await.map_err(|e| e.failure())?;
+    let mut request = Wanted {
+        name: &run_name(folder),
+        hardware,
+        disk: &overlay,
+        cache: if keep { Cache::Safe } else { Cache::Unsafe },
+        folder: folder.join("machine"),
+        holds: Holds::of(&facts),
+        start: Start::Fast,
+        cloud_init: CloudInit::Alone,
+        kit,
+        first,
+        limit: BOOT_LIMIT,
+        life: LIFE,
+    }
+    .request()?;
+    if facts.cloud_init.is_some() {
+        // As a build does: to look at a disk is no first boot of an instance.
+        let away =
+            request.route == Route::Overlay && (facts.own_network || hardware.network == Network::None);
+        request.cloud_init =
+            if away { CloudInit::Off } else { CloudInit::Build { instance_id: run_name(folder) } };
+    }
+    BootedGuest::start(request, watch, patience).await.map_err(|e| e.failure())
+}
+
+async fn survey(
+    kit: &Kit,
+    overlay: &Path,
+    hardware: &Hardware,
+    folder: &Path,
+    patience: &Patience,
+) -> Result<(DiskFacts, Option<BootFiles>), ApplianceError> {
+    let disk = Disk::new(overlay, DiskFormat::Qcow2).cache(Cache::Unsafe);
+    let own = folder.join("appliance");
+    let appliance = Appliance::start(kit, vec![disk], hardware.accelerator, &own, patience).await?;
+    let surveyed = appliance.survey(&folder.join("machine/kernel"), patience).await?;
+    appliance.shutdown(patience).await?;
+    Ok(surveyed)
+}
+
+/// An image of that name, else a base image.
+fn subject(service: &Service, name: &str) -> Result<Subject, Failure> {
+    if let Some(base) = service.bases.find(name)? {
+        return Ok(Subject {
+            title: base.name.clone(),
+            path_name: base.name,
+            architecture: base.architecture,
+            disk: base.disk,
+            memory: MEMORY,
+            interface: Interface::Virtio,
+        });
+    }
+    let image = image::newest(service, name)?;
+    let (disk, memory, interface) = if image.disk.is_some() {
+        let (_, disk, details) = image::disk(service, &image)?;
+        let Details { memory, interface, .. } = details;
+        (disk, memory, if interface == "nvme" { Interface::Nvme } else { Interface::Virtio })
+    } else {
+        (kept_disk(service, &image)?, MEMORY, Interface::Virtio)
+    };
+    Ok(Subject {
+        title: image.to_string(),
+        path_name: image.path_name(),
+        architecture: image.architecture,
+        disk,
+        memory,
+        interface,
+    })
+}
+
+/// The disk that a failed build left behind because it was told to.
+fn kept_disk(service: &Service, image: &Image) -> Result<PathBuf, Failure> {
+    let builds = service.catalog.read(|t| Ok::<_, CatalogError>(t.builds_of(image.id)?))?;
+    let disks = builds.iter().rev().map(|b| service.catalog.home().build(&b.id).join("overlay.qcow2"));
+    disks.into_iter().find(|d| d.is_file()).ok_or_else(|| {
+        let message = format!("image {image} is {} and its build's disk was not kept", image.status);
+        Failure::new(FailureKind::Conflict, message).hint(
+            "kiln build --on-error keep keeps it; --on-error shell opens a shell while the guest still runs.",
+        )
+    })
+}
+
+impl Shell {
+    /// Ends the machine. What was written is gone, or lies where this says.
+    pub async fn close(self) -> Result<Option<PathBuf>, Failure> {
+        if self.keep {
+            let patience = Patience::new(DOWN_LIMIT, &CancellationToken::new());
+            self.guest.shutdown(&patience).await.map_err(|e| e.failure())?;
+            return Ok(Some(self.folder.join("overlay.qcow2")));
+        }
+        drop(self.guest);
+        remove(&self.folder)?;
+        Ok(None)
+    }
+}

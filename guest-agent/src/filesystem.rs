@@ -74,8 +74,17 @@ pub fn mount(source: &str, target: &str, filesystem: &str, options: &str, read_o
     Ok(Reply::Nothing)
 }
 
+/// What is mounted there and below. A process may have mounted more than the host asked for.
 pub fn unmount(target: &str) -> Outcome<Reply> {
-    rustix::mount::unmount(absolute(target)?, UnmountFlags::NOFOLLOW).during("unmount", target)?;
+    let folder = absolute(target)?;
+    let mut targets: Vec<String> = mounted()?.into_iter().map(|m| m.target).collect();
+    targets.retain(|t| Path::new(t).starts_with(folder));
+    if targets.is_empty() {
+        return Err(failed(ErrorKind::Invalid, format!("unmount {target}: nothing is mounted there")));
+    }
+    for target in targets.into_iter().rev() {
+        rustix::mount::unmount(target.as_str(), UnmountFlags::NOFOLLOW).during("unmount", target)?;
+    }
     Ok(Reply::Nothing)
 }
 

@@ -19,6 +19,7 @@ mod hash;
 mod init;
 mod link;
 mod modules;
+mod network;
 mod operation;
 mod port;
 mod power;

@@ -6,7 +6,7 @@ use kiln_protocol::message::{ErrorKind, FromAgent, Mode, Operation, Reply};
 
 use crate::error::{Outcome, failed};
 use crate::request::Request;
-use crate::{copy, devices, exec, facts, files, filesystem, hash, modules, power, transfer, tree};
+use crate::{copy, devices, exec, facts, files, filesystem, hash, modules, network, power, transfer, tree};
 
 /// The last message of a request, and what to do once it is sent.
 pub struct Answer {
@@ -74,6 +74,8 @@ fn appliance(operation: Operation, mode: Mode) -> Outcome<Reply> {
             filesystem::mount(&source, &target, &filesystem, &options, read_only)
         }
         O::Unmount { target } => filesystem::unmount(&target),
+        O::EndProcesses => power::end_processes().map(|()| Reply::Nothing),
+        O::Network { interface, address } => network::bring_up(&interface, address),
         O::GrowFilesystem { target } => filesystem::grow(&target),
         O::Trim { target } => filesystem::trim(&target),
         O::ChangeRoot { path: Some(path) } => filesystem::change_root(&path),

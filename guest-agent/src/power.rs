@@ -21,7 +21,7 @@ pub fn prepare(action: PowerAction, mode: Mode) -> Outcome<impl FnOnce() + use<>
         Mode::Guest => {}
         Mode::Appliance => {
             filesystem::leave_root()?;
-            end_processes();
+            end_processes()?;
             filesystem::unmount_all()?;
         }
     }
@@ -71,24 +71,65 @@ pub fn down(action: PowerAction) -> ! {
     }
 }
 
-fn end_processes() {
+/// Ends every process but this one, in order where it goes.
+pub fn end_processes() -> Outcome<()> {
     // SAFETY: kill(2) touches no memory; -1 is everybody but init itself.
     let everybody = |signal| unsafe { libc::kill(-1, signal) };
     everybody(libc::SIGTERM);
     everybody(libc::SIGCONT);
-    let limit = Instant::now() + GRACE;
-    while others() && Instant::now() < limit {
-        process::reap_orphans();
-        std::thread::sleep(Duration::from_millis(10));
+    if gone_in_time() {
+        return Ok(());
     }
     everybody(libc::SIGKILL);
+    match gone_in_time() {
+        true => Ok(()),
+        // It sleeps in the kernel, and holds what it holds.
+        false => Err(failed(ErrorKind::Io, format!("end {}: it does not end", others().join(", ")))),
+    }
 }
 
-/// Whether a process other than this one runs. Threads of the kernel and the dead have no program.
-fn others() -> bool {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return false };
-    entries.flatten().any(|entry| {
-        let pid = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
-        pid.is_some_and(|pid| pid != 1) && std::fs::read_link(entry.path().join("exe")).is_ok()
-    })
+fn gone_in_time() -> bool {
+    let limit = Instant::now() + GRACE;
+    loop {
+        process::reap_orphans();
+        if others().is_empty() {
+            return true;
+        }
+        if Instant::now() >= limit {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Processes other than this one that still hold something: numbers and names.
+fn others() -> Vec<String> {
+    let numbers = std::fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
+        let number = entry.file_name().into_string().ok()?;
+        (number != "1" && number.bytes().all(|b| b.is_ascii_digit())).then_some(number)
+    });
+    numbers.filter(|n| std::fs::read_to_string(format!("/proc/{n}/stat")).is_ok_and(|s| runs(&s))).collect()
+}
+
+/// proc(5): pid (comm) state ppid pgrp session tty tpgid flags ... The dead hold nothing any more,
+/// and threads of the kernel do not end.
+fn runs(stat: &str) -> bool {
+    const KERNEL_THREAD: u32 = 0x0020_0000;
+    let mut fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace();
+    let dead = matches!(fields.next(), None | Some("Z" | "X"));
+    let flags = fields.nth(5).and_then(|f| f.parse::<u32>().ok()).unwrap_or(0);
+    !dead && flags & KERNEL_THREAD == 0
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_dead_and_the_kernel_do_not_run() {
+        let own = std::fs::read_to_string("/proc/self/stat").unwrap();
+        assert!(super::runs(&own));
+        assert!(super::runs("7 (a b) c) S 1 7 7 0 -1 4194560 0 0"));
+        assert!(!super::runs("7 (sh) Z 1 7 7 0 -1 4194560 0 0"));
+        assert!(!super::runs("2 (kthreadd) S 0 0 0 0 -1 2129984 0 0"));
+        assert!(!super::runs(""));
+    }
 }

@@ -22,6 +22,8 @@ pub enum ApplianceError {
     Silent { source: GuestError, console: Vec<String> },
     #[error("kiln's appliance failed while {doing}")]
     Job { doing: String, source: GuestError },
+    #[error("the image's file systems cannot be unmounted: something still uses them")]
+    InUse { source: GuestError },
     #[error("kiln's appliance did not end in order: {0}")]
     Ended(Exit),
     #[error(transparent)]
@@ -49,6 +51,8 @@ pub enum DiskProblem {
     CannotGrow { to: u64, reason: String },
     #[error(transparent)]
     Gpt(#[from] GptError),
+    #[error("{path} of the image is no folder, so nothing can be mounted there to run components")]
+    NoFolder { path: &'static str },
     #[error("the disk has no kernel with an initramfs in /boot to start it from: {0}")]
     NoKernel(String),
     #[error("after sealing, the disk still holds {}", paths.join(", "))]
@@ -76,6 +80,7 @@ impl ApplianceError {
             ApplianceError::NotUp { .. }
             | ApplianceError::Silent { .. }
             | ApplianceError::Job { .. }
+            | ApplianceError::InUse { .. }
             | ApplianceError::Ended(_) => FailureKind::Build,
         }
     }
@@ -86,6 +91,9 @@ impl ApplianceError {
             ApplianceError::Machine(e) => return e.hint(),
             ApplianceError::NotUp { .. } | ApplianceError::Silent { .. } => {
                 "`kiln doctor` tries whether machines run on this host."
+            }
+            ApplianceError::InUse { .. } => {
+                "All processes have been ended. What else holds a disk is a step's to give back: a swap file (swapoff), a mount of its own."
             }
             ApplianceError::Disk(DiskProblem::Wrapped { .. }) => {
                 "Give a disk whose root is an ext4, xfs or btrfs partition."

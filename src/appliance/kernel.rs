@@ -50,7 +50,7 @@ pub enum KernelError {
 }
 
 /// Version of the folder's layout: raised when an old one would not do any more.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 
 /// How the name of a folder begins in which a kernel is being made.
 const WORK: &str = ".kernel-";

@@ -4,6 +4,7 @@
 //! leaves it good for nothing but [`Appliance::shutdown`].
 
 mod boot_files;
+mod chroot;
 mod error;
 pub mod facts;
 mod files;
@@ -12,6 +13,7 @@ mod grow;
 mod inspect;
 mod kernel;
 mod kit;
+mod lost;
 mod modules;
 pub mod seal;
 mod start;
@@ -19,10 +21,12 @@ mod tree;
 mod volumes;
 
 pub use boot_files::BootFiles;
+pub use chroot::Chroot;
 pub use error::{ApplianceError, DiskProblem};
 pub use facts::DiskFacts;
 pub use files::{ImageFile, read_listing};
 pub use kernel::KernelError;
 pub use kit::{Kit, KitError};
+pub use lost::explain;
 pub use seal::SealReport;
 pub use start::Appliance;

@@ -14,8 +14,8 @@ const ALWAYS: [&str; 5] = ["virtio_pci", "virtio_blk", "virtio_console", "virtio
 /// Loaded at once where the kernel has them as modules.
 const IF_THERE: [&str; 2] = ["nvme", "pvpanic_pci"];
 
-/// Loaded when a disk asks for them.
-const ON_DEMAND: [&str; 3] = ["xfs", "btrfs", "vfat"];
+/// Loaded when a disk or a network card asks for them.
+const ON_DEMAND: [&str; 4] = ["xfs", "btrfs", "vfat", "virtio_net"];
 
 /// What a module asks the kernel for by another name than a module's, when it is used.
 const ALSO: [(&str, &[&str]); 4] = [
@@ -206,6 +206,7 @@ mod tests {
             ("kernel/fat.ko", ""),
             ("kernel/vfat.ko", "fat"),
             ("kernel/nls_cp437.ko", ""),
+            ("kernel/virtio_net.ko", "virtio"),
             ("kernel/unused.ko", ""),
         ];
         for (path, depends) in modules {

@@ -36,25 +36,36 @@ impl Appliance {
     /// `folder` is the machine's own: its console is recorded there.
     pub async fn start(
         kit: &Kit,
-        mut disks: Vec<Disk>,
+        disks: Vec<Disk>,
         accelerator: Accelerator,
         folder: &Path,
         patience: &Patience,
     ) -> Result<Appliance, ApplianceError> {
-        let first = disks.first_mut().expect("an appliance has a disk to work on");
-        let serial = first.serial.get_or_insert_with(|| "disk".into()).clone();
-        let nonce = nonce().map_err(|e| ApplianceError::File { path: "/dev/urandom".into(), source: e })?;
-        let spec = MachineSpec {
+        let small = MachineSpec {
             memory_mib: MEMORY_MIB,
-            firmware: Firmware::Bios,
-            kernel: Some(DirectKernel {
-                kernel: kit.kernel.clone(),
-                initrd: Some(kit.initrd.clone()),
-                command_line: command_line(kit.architecture, &nonce),
-            }),
             disks,
             ..MachineSpec::new("kiln-appliance", kit.architecture, accelerator)
         };
+        Appliance::start_in(kit, small, folder, patience).await
+    }
+
+    /// As [`Appliance::start`], in a machine of the caller's choice: its firmware and kernel are
+    /// filled in here.
+    pub async fn start_in(
+        kit: &Kit,
+        mut spec: MachineSpec,
+        folder: &Path,
+        patience: &Patience,
+    ) -> Result<Appliance, ApplianceError> {
+        let first = spec.disks.first_mut().expect("an appliance has a disk to work on");
+        let serial = first.serial.get_or_insert_with(|| "disk".into()).clone();
+        let nonce = nonce().map_err(|e| ApplianceError::File { path: "/dev/urandom".into(), source: e })?;
+        spec.firmware = Firmware::Bios;
+        spec.kernel = Some(DirectKernel {
+            kernel: kit.kernel.clone(),
+            initrd: Some(kit.initrd.clone()),
+            command_line: command_line(kit.architecture, &nonce),
+        });
         let machine = Machine::start(&spec, folder, patience).await?;
         let link = machine.agent_link().expect("a machine has its link until somebody takes it");
         let patience = patience.at_most(START_LIMIT);

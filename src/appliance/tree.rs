@@ -10,7 +10,7 @@ use crate::disk::gpt::kind;
 use crate::guest::{GuestError, GuestFiles};
 use crate::support::wait::Patience;
 
-const PLACE: &str = "/image";
+pub(super) const PLACE: &str = "/image";
 const FSTAB_LIMIT: u64 = 64 << 10;
 
 /// Where a btrfs may keep its root, besides its default subvolume.
@@ -77,11 +77,9 @@ impl Appliance {
 
     /// Leaves the tree and unmounts it. All that was written is on the disk then.
     pub(super) async fn leave(&self, tree: Tree, patience: &Patience) -> Result<(), ApplianceError> {
+        drop(tree);
         self.change_root(None, patience).await?;
-        for target in tree.targets.into_iter().rev() {
-            self.unmount(&target, patience).await?;
-        }
-        Ok(())
+        self.unmount(PLACE, patience).await
     }
 
     /// From the tree into the appliance's own root (None), or back.

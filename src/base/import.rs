@@ -212,7 +212,7 @@ fn hint(path: &Path) -> String {
         b"conectix" => "vhd",
         _ => "raw",
     };
-    format!(" (it looks like {looks}: --format {looks})")
+    format!(" (it looks like {looks}: --disk-format {looks})")
 }
 
 #[cfg(test)]
@@ -293,7 +293,7 @@ mod tests {
         let file = dir.path().join("disk.img");
         std::fs::write(&file, b"QFI\xfb\0\0\0\x03").unwrap();
         let error = import(&store, &request(file), &mut |_| (), &patience()).await.unwrap_err().to_string();
-        assert!(error.contains("--format qcow2"), "{error}");
+        assert!(error.contains("--disk-format qcow2"), "{error}");
     }
 
     #[tokio::test]

@@ -3,8 +3,9 @@
 use super::error::BootError;
 use super::ready::{self, NotReady, Ready, Waiting};
 use super::start::{BootRequest, CONSOLE_LINES, down_with, start};
+use crate::appliance::explain;
 use crate::guest::session::{Interaction, Session};
-use crate::guest::{Guest, GuestError, GuestFiles, Sink};
+use crate::guest::{Guest, GuestError, GuestFiles, Interactive, Sink};
 use crate::machine::{Exit, Identity, Machine};
 use crate::support::wait::{Impatience, Patience};
 use async_trait::async_trait;
@@ -67,17 +68,6 @@ impl BootedGuest {
     pub async fn screenshot(&self, path: &Path, patience: &Patience) -> Result<(), BootError> {
         self.now().machine.screenshot(path, patience).await?;
         Ok(())
-    }
-
-    /// A command at a terminal, as a person uses it: see [`Session::interact`].
-    pub async fn interact(
-        &self,
-        command: Exec,
-        input: mpsc::Receiver<Interaction>,
-        sink: &mut dyn Sink,
-        patience: &Patience,
-    ) -> Result<Exited, GuestError> {
-        self.now().session.interact(command, input, sink, patience).await
     }
 
     /// Resolves when the machine ends without having been asked to.
@@ -160,26 +150,6 @@ async fn up(
     }
 }
 
-/// A broken link is told by what broke it: the machine's end, if it has ended.
-async fn explain(now: &Alive, error: GuestError, patience: &Patience) -> GuestError {
-    let GuestError::Lost { doing, reason } = error else { return error };
-    let moment = Patience::new(MOMENT, &patience.cancel);
-    let reason = match now.machine.wait_exit(&moment).await {
-        Ok(Exit::GuestReset) => "the guest rebooted, though no step asked kiln for it".to_owned(),
-        Ok(Exit::GuestShutdown) => "the guest powered off".to_owned(),
-        Ok(exit) => format!("{exit}{}", last_words(&now.machine)),
-        Err(_) => format!("{reason}; the machine still runs{}", last_words(&now.machine)),
-    };
-    GuestError::Lost { doing, reason }
-}
-
-fn last_words(machine: &Machine) -> String {
-    match machine.console_tail(1).pop() {
-        Some(line) if !line.trim().is_empty() => format!("; the console's last line: {}", line.trim()),
-        _ => String::new(),
-    }
-}
-
 #[async_trait]
 impl Guest for BootedGuest {
     async fn exec(
@@ -190,7 +160,7 @@ impl Guest for BootedGuest {
     ) -> Result<Exited, GuestError> {
         let now = self.now();
         match now.session.exec(command, sink, patience).await {
-            Err(e) => Err(explain(&now, e, patience).await),
+            Err(e) => Err(explain(&now.machine, e, patience).await),
             ok => ok,
         }
     }
@@ -198,7 +168,7 @@ impl Guest for BootedGuest {
     async fn call(&self, operation: Operation, patience: &Patience) -> Result<Reply, GuestError> {
         let now = self.now();
         match now.session.call(operation, patience).await {
-            Err(e) => Err(explain(&now, e, patience).await),
+            Err(e) => Err(explain(&now.machine, e, patience).await),
             ok => ok,
         }
     }
@@ -211,7 +181,7 @@ impl Guest for BootedGuest {
     ) -> Result<u64, GuestError> {
         let now = self.now();
         match now.session.send(operation, source, patience).await {
-            Err(e) => Err(explain(&now, e, patience).await),
+            Err(e) => Err(explain(&now.machine, e, patience).await),
             ok => ok,
         }
     }
@@ -225,7 +195,7 @@ impl Guest for BootedGuest {
     ) -> Result<u64, GuestError> {
         let now = self.now();
         match now.session.get(operation, limit, sink, patience).await {
-            Err(e) => Err(explain(&now, e, patience).await),
+            Err(e) => Err(explain(&now.machine, e, patience).await),
             ok => ok,
         }
     }
@@ -247,5 +217,18 @@ impl Guest for BootedGuest {
         *self.alive.write().expect("no panic while held") = Arc::new(alive);
         *self.ready.write().expect("no panic while held") = ready;
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Interactive for BootedGuest {
+    async fn interact(
+        &self,
+        command: Exec,
+        input: mpsc::Receiver<Interaction>,
+        sink: &mut dyn Sink,
+        patience: &Patience,
+    ) -> Result<Exited, GuestError> {
+        self.now().session.interact(command, input, sink, patience).await
     }
 }

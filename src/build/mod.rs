@@ -11,6 +11,7 @@ pub mod plan;
 pub mod recipe;
 pub mod recover;
 pub mod report;
+pub mod running;
 mod stage;
 pub mod state;
 pub mod steps;

@@ -5,29 +5,26 @@ use super::driver::Works;
 use super::event::{Events, StageName, What};
 use super::machines::BuildWatch;
 use super::plan::Plan;
+use super::running::Running;
 use crate::appliance::{BootFiles, DiskFacts, Kit};
-use crate::boot::BootedGuest;
 use crate::catalog::undo::UndoKind;
 use crate::catalog::{Catalog, CatalogError};
 use crate::disk::blocklist::BlockList;
+use crate::guest::Interactive;
 use crate::model::{Failure, FailureKind, Stage};
 use crate::support::wait::Patience;
 use async_trait::async_trait;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
-use tokio_util::sync::CancellationToken;
 
 /// Lines of the console that a failed step shows.
 const CONSOLE_LINES: usize = 10;
-/// A killed machine is gone in moments.
-const END_LIMIT: Duration = Duration::from_secs(10);
 
 /// Who is called to a guest whose step failed, while it still runs.
 #[async_trait]
 pub trait Visitor: Send + Sync {
     /// Returns when the guest may be taken down.
-    async fn visit(&self, failure: &Failure, guest: &BootedGuest, patience: &Patience);
+    async fn visit(&self, failure: &Failure, guest: &dyn Interactive, patience: &Patience);
 }
 
 /// The real works: machines, disks, guests. One file per stage in `stage/`.
@@ -46,8 +43,8 @@ pub struct Workshop {
     pub(super) facts: Option<DiskFacts>,
     /// Kernel and initramfs for the first boot.
     pub(super) boot_files: Option<BootFiles>,
-    /// The guest that runs, of the build or of a test.
-    pub(super) guest: Option<BootedGuest>,
+    /// The machine that runs, of the build or of a test.
+    pub(super) running: Option<Running>,
     pub(super) visitor: Option<Arc<dyn Visitor>>,
     /// The captured disk, in the store.
     pub(super) captured: Option<PathBuf>,
@@ -82,7 +79,7 @@ impl Workshop {
             events: begun.events.clone(),
             overlay: None,
             facts: None,
-            guest: None,
+            running: None,
             visitor,
             captured: None,
             blocks: None,
@@ -144,28 +141,28 @@ impl Workshop {
 
     /// A failure with what the guest's console said last.
     pub(super) fn with_console(&self, mut failure: Failure) -> Failure {
-        if let Some(guest) = &self.guest
+        if let Some(running) = &self.running
             && failure.console.is_empty()
         {
-            failure.console = guest.with_machine(|m| m.console_tail(CONSOLE_LINES));
+            failure.console = running.console_tail(CONSOLE_LINES);
         }
         failure
     }
 
     /// Only where there is a guest to look at, and nobody wants to stop.
     async fn call_visitor(&self, failure: &Failure, patience: &Patience) {
-        let (Some(visitor), Some(guest)) = (&self.visitor, &self.guest) else { return };
-        let runs = guest.with_machine(|m| m.exited()).is_none();
-        if runs && !patience.cancel.is_cancelled() {
+        let (Some(visitor), Some(running)) = (&self.visitor, &self.running) else { return };
+        let Some(guest) = running.guest().filter(|_| running.is_alive()) else { return };
+        if !patience.cancel.is_cancelled() {
             visitor.visit(failure, guest, patience).await;
         }
     }
 
-    /// Ends the guest as if its power failed, and waits until its machine is gone.
-    pub(super) async fn end_guest(&mut self) {
-        let Some(guest) = self.guest.take() else { return };
-        guest.with_machine(|m| m.kill());
-        let _ = guest.ended(&Patience::new(END_LIMIT, &CancellationToken::new())).await;
+    /// Ends the machine as if its power failed, and waits until it is gone.
+    pub(super) async fn end_machine(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.end().await;
+        }
     }
 
     pub(super) fn note(&self, stage: Stage, text: impl Into<String>) {
@@ -193,7 +190,7 @@ impl Works for Workshop {
     }
 
     async fn close(&mut self) {
-        self.end_guest().await;
+        self.end_machine().await;
     }
 }
 

@@ -110,6 +110,26 @@ mod tests {
         super::command().debug_assert();
     }
 
+    /// clap takes an option of a verb for the global one of the same name, and panics when it is used.
+    #[test]
+    fn no_verb_has_an_option_of_a_global_name() {
+        let root = super::command();
+        let global: Vec<&str> =
+            root.get_arguments().filter(|a| a.is_global_set()).map(|a| a.get_id().as_str()).collect();
+        let mut open: Vec<&clap::Command> = root.get_subcommands().collect();
+        while let Some(verb) = open.pop() {
+            open.extend(verb.get_subcommands());
+            let own = verb.get_arguments().map(|a| a.get_id().as_str());
+            assert_eq!(
+                own.filter(|id| global.contains(id)).collect::<Vec<_>>(),
+                [""; 0],
+                "{}",
+                verb.get_name()
+            );
+        }
+        assert!(!global.is_empty());
+    }
+
     #[test]
     fn a_link_named_awstoe_takes_its_words() {
         let words = |all: &[&str]| super::called_as(all.iter().map(Into::into)).join(" ".as_ref());

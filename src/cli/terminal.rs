@@ -1,9 +1,8 @@
 //! A command of the guest at this terminal: keys go in, its output comes out, and the terminal is as
 //! it was afterwards.
 
-use crate::boot::BootedGuest;
 use crate::guest::session::Interaction;
-use crate::guest::{GuestError, Sink};
+use crate::guest::{GuestError, Interactive, Sink};
 use crate::support::wait::Patience;
 use kiln_protocol::message::{Exec, Exited, Terminal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -38,7 +37,7 @@ pub fn command(words: &[String]) -> Exec {
 
 /// Runs it at this terminal, or through this process's pipes where there is none.
 pub async fn attach(
-    guest: &BootedGuest,
+    guest: &dyn Interactive,
     mut command: Exec,
     patience: &Patience,
 ) -> Result<Exited, GuestError> {

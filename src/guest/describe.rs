@@ -34,6 +34,8 @@ pub fn operation(operation: &Operation) -> String {
         O::RereadPartitions { device } => format!("read the partition table of {device}"),
         O::Mount { source, target, .. } => format!("mount {source} on {target}"),
         O::Unmount { target } => format!("unmount {target}"),
+        O::EndProcesses => "end all processes".into(),
+        O::Network { interface, .. } => format!("bring up the network interface {interface}"),
         O::GrowFilesystem { target } => format!("grow the file system on {target}"),
         O::Trim { target } => format!("trim the file system on {target}"),
         O::ChangeRoot { path } => format!("make {} the root", path.as_deref().unwrap_or("/")),

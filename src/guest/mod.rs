@@ -14,7 +14,9 @@ pub use files::{Capture, GuestFiles, Output};
 
 use async_trait::async_trait;
 use kiln_protocol::message::{Exec, Exited, Facts, Failed, Operation, Put, Reply};
+use session::Interaction;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
 
 use crate::support::wait::{Impatience, Patience};
 
@@ -95,6 +97,19 @@ pub trait Guest: Send + Sync {
             other => Err(GuestError::Protocol(format!("Facts was answered with {other:?}"))),
         }
     }
+}
+
+/// A guest that a person can sit at.
+#[async_trait]
+pub trait Interactive: Guest {
+    /// A command at a terminal: see [`session::Session::interact`].
+    async fn interact(
+        &self,
+        command: Exec,
+        input: mpsc::Receiver<Interaction>,
+        sink: &mut dyn Sink,
+        patience: &Patience,
+    ) -> Result<Exited, GuestError>;
 }
 
 /// A fresh nonce for one boot: 128 random bits in hexadecimal.

@@ -11,30 +11,35 @@ use std::time::{Duration, Instant};
 const BASE: &str = "debian-12-minimal";
 
 /// A home folder of its own, with the bases and the appliance's kit linked into it.
-struct Bench {
-    folder: Folder,
+pub struct Bench {
+    pub folder: Folder,
 }
 
 impl Bench {
     fn new(test: &str) -> Bench {
-        let folder = Folder::new(test);
-        let own = folder.join("home");
-        link_tree(&home().join("appliance"), &own.join("appliance"));
+        let bench = Bench::without_bases(test);
+        let own = bench.folder.join("home");
         for base in std::fs::read_dir(home().join("bases")).unwrap().flatten() {
             if base.file_name().to_string_lossy().starts_with(BASE) {
                 link_tree(&base.path(), &own.join("bases").join(base.file_name()));
             }
         }
+        bench
+    }
+
+    pub fn without_bases(test: &str) -> Bench {
+        let folder = Folder::new(test);
+        link_tree(&home().join("appliance"), &folder.join("home/appliance"));
         Bench { folder }
     }
 
-    fn write(&self, name: &str, text: &str) -> PathBuf {
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.folder.join(name);
         std::fs::write(&path, text).unwrap();
         path
     }
 
-    fn kiln(&self, arguments: &[&str]) -> Command {
+    pub fn kiln(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kiln"));
         command
             .arg("--home")
@@ -45,11 +50,11 @@ impl Bench {
         command
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
+    pub fn run(&self, arguments: &[&str]) -> Output {
         self.kiln(arguments).output().unwrap()
     }
 
-    fn json(&self, arguments: &[&str]) -> Value {
+    pub fn json(&self, arguments: &[&str]) -> Value {
         let output = self.run(&[arguments, &["--format", "json"]].concat());
         serde_json::from_slice(&output.stdout)
             .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stdout)))
@@ -74,7 +79,7 @@ impl Bench {
         child
     }
 
-    fn builds_folder(&self, build: &str) -> PathBuf {
+    pub fn builds_folder(&self, build: &str) -> PathBuf {
         self.folder.join("home/builds").join(build)
     }
 }
@@ -91,7 +96,7 @@ fn link_tree(from: &Path, to: &Path) {
 }
 
 /// Machines whose command line names this build.
-fn machines(name: &str) -> usize {
+pub fn machines(name: &str) -> usize {
     let named = |pid: PathBuf| {
         let line = std::fs::read(pid.join("cmdline")).unwrap_or_default();
         let text = String::from_utf8_lossy(&line);
@@ -100,7 +105,7 @@ fn machines(name: &str) -> usize {
     std::fs::read_dir("/proc").unwrap().flatten().filter(|e| named(e.path())).count()
 }
 
-fn wait_for_no_machine(name: &str) {
+pub fn wait_for_no_machine(name: &str) {
     let begun = Instant::now();
     while machines(name) > 0 {
         assert!(begun.elapsed() < Duration::from_secs(10), "a machine of {name} outlived its kiln");
@@ -133,6 +138,27 @@ phases:
       - {name: Look, action: ExecuteBash, inputs: {commands: [set -e, 'grep {{ Word }} /etc/word']}}
 ";
 
+/// Runs where nothing is booted, before and after what runs in the guest.
+const UNBOOTED: &str = "name: NAME
+schemaVersion: 1.0
+phases:
+  - name: build
+    steps:
+      - name: NAME
+        action: ExecuteBash
+        inputs:
+          commands:
+            - set -e
+            - test ! -e /run/systemd/system
+            - systemctl enable fstrim.timer
+            - systemctl start fstrim.timer
+            - case NAME in late) test -s /etc/word;; early) test ! -e /etc/word;; esac
+            - echo NAME >> /etc/unbooted
+  - name: test
+    steps:
+      - {name: Both, action: ExecuteBash, inputs: {commands: [set -e, 'test $(grep -c . /etc/unbooted) = 2', 'systemctl is-active fstrim.timer']}}
+";
+
 fn steps_of(plan: &Value) -> Vec<String> {
     let stages = plan["stages"].as_array().unwrap();
     let steps = stages.iter().flat_map(|s| s["steps"].as_array().unwrap());
@@ -148,7 +174,12 @@ fn place(step: &Value) -> String {
 fn a_recipe_goes_all_the_way_and_does_what_its_plan_says() {
     let bench = Bench::new("all-the-way");
     bench.write("reboots.yml", DOCUMENT);
-    bench.write("recipe.yaml", &recipe("waystone", "reboots.yml"));
+    for name in ["early", "late"] {
+        bench.write(&format!("{name}.yml"), &UNBOOTED.replace("NAME", name));
+    }
+    let lane = |name: &str| format!("{{component: ./{name}.yml, run: appliance}}");
+    let components = format!("[{}, ./reboots.yml, {}]", lane("early"), lane("late"));
+    bench.write("recipe.yaml", &recipe("waystone", "reboots.yml").replace("[./reboots.yml]", &components));
     let plan = bench.json(&["plan", "recipe.yaml"]);
 
     let output = bench.run(&["--progress", "json", "build", "recipe.yaml", "--set", "Word=stone"]);

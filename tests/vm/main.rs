@@ -6,5 +6,7 @@ mod bootsector;
 mod build;
 mod disks;
 mod doctor;
+mod lane;
 mod machine;
 mod support;
+mod tiny;

@@ -55,6 +55,8 @@ const NEEDS: &[Need] = &[
     for_tests(Program("mkfs.xfs"), "xfsprogs", "makes the xfs disks of the tests"),
     for_tests(Program("mkfs.btrfs"), "btrfs-progs", "makes the btrfs disks of the tests"),
     for_tests(Program("cpio"), "cpio", "reads back the archives that kiln writes"),
+    for_tests(File("/bin/bash-static"), "bash-static", "the shell of the tests' smallest base image"),
+    for_tests(Program("busybox"), "busybox-static", "the tools of the tests' smallest base image"),
     for_tests(Program("python3"), "python3", "runs the benchmarks"),
 ];
 

@@ -232,8 +232,16 @@ pub enum Operation {
         options: String,
         read_only: bool,
     },
+    /// What is mounted there and below, the last mounted first.
     Unmount {
         target: String,
+    },
+    /// SIGTERM to every process but the agent, SIGKILL 3 s later. Answered when all are gone.
+    EndProcesses,
+    /// Bring a network interface up, with an address where one is given.
+    Network {
+        interface: String,
+        address: Option<Address>,
     },
     /// Grow the mounted file system to the end of its device. Done(Space).
     GrowFilesystem {
@@ -283,6 +291,15 @@ pub struct Put {
     pub overwrite: bool,
     /// Make missing parent folders (0755).
     pub parents: bool,
+}
+
+/// IPv4, each as a number: 127.0.0.1 is 0x7f000001.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Address {
+    pub address: u32,
+    pub mask: u32,
+    /// The way out of the network.
+    pub gateway: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

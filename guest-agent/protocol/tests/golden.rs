@@ -86,6 +86,11 @@ fn operations() -> Vec<Operation> {
             read_only: true,
         },
         O::Unmount { target: text("/mnt") },
+        O::EndProcesses,
+        O::Network {
+            interface: text("eth0"),
+            address: Some(Address { address: 0x0a00_020f, mask: 0xffff_ff00, gateway: 0x0a00_0202 }),
+        },
         O::GrowFilesystem { target: text("/mnt") },
         O::Trim { target: text("/mnt") },
         O::ChangeRoot { path: Some(text("/mnt")) },
@@ -121,6 +126,8 @@ fn operation_name(operation: &Operation) -> &'static str {
         O::RereadPartitions { .. } => "reread_partitions",
         O::Mount { .. } => "mount",
         O::Unmount { .. } => "unmount",
+        O::EndProcesses => "end_processes",
+        O::Network { .. } => "network",
         O::GrowFilesystem { .. } => "grow_filesystem",
         O::Trim { .. } => "trim",
         O::ChangeRoot { .. } => "change_root",
@@ -305,7 +312,7 @@ fn messages_of_every_version_still_spoken_are_understood() {
 fn every_operation_is_in_the_list() {
     let names: Vec<&str> = operations().iter().map(operation_name).collect();
     // Both of `Power` count.
-    assert_eq!(names.len(), 28, "a new operation goes into `operations`: {names:?}");
+    assert_eq!(names.len(), 30, "a new operation goes into `operations`: {names:?}");
     let mut unique = names.clone();
     unique.sort_unstable();
     unique.dedup();

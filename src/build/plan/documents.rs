@@ -1,7 +1,7 @@
 //! The recipe's components: found, parsed, their parameters bound.
 
-use super::{NoPlan, Setting};
-use crate::build::recipe::{ComponentUse, Recipe, Reference};
+use super::{NoPlan, Setting, lanes};
+use crate::build::recipe::{ComponentUse, Lane, Recipe, Reference};
 use crate::catalog::{Catalog, CatalogError};
 use crate::component::{BindError, Component, Document, Platform, Rules, Strictness};
 use crate::support::diagnostic::{Diagnostic, Findings};
@@ -29,7 +29,12 @@ pub fn load(
     for (used, label, document) in documents {
         let given = values(used, &label, settings, &document, findings);
         match Component::bind(label, document, &given, Strictness::Recipe) {
-            Ok(component) => bound.push(component),
+            Ok(component) => {
+                if lanes::lane_of(recipe, used) == Lane::Appliance {
+                    list.extend(lanes::refuse(recipe, used, &component));
+                }
+                bound.push(component);
+            }
             Err(errors) => errors.iter().for_each(|e| report(used, e, findings)),
         }
     }

@@ -3,12 +3,13 @@
 //! `kiln plan` shows it and `kiln build` follows it: the stages execute these very lists.
 
 mod documents;
+mod lanes;
 mod parent;
 
 pub use parent::Parent;
 
 use super::host_files::{self, HostFiles};
-use super::recipe::Recipe;
+use super::recipe::{Lane, Recipe};
 use super::state::Route;
 use crate::catalog::artifact::digest_bytes;
 use crate::component::{Component, PlannedStep, plan as steps_of};
@@ -48,6 +49,8 @@ pub struct Plan {
     pub components: Vec<Component>,
     /// What each component brings along, as it was when the plan was made.
     pub files: Vec<Vec<HostFiles>>,
+    /// What the recipe says where each component runs.
+    lanes: Vec<Lane>,
     pub provision: Vec<PlannedStep>,
     pub test: Vec<PlannedStep>,
     pub route: Route,
@@ -158,6 +161,7 @@ pub async fn plan(
     });
     let disk_size = recipe.volume.as_ref().map_or(parent.virtual_size, |v| v.value);
     let guest_free = parent.free.map(|free| free + disk_size.saturating_sub(parent.virtual_size));
+    let lanes = recipe.components.iter().map(|used| lanes::lane_of(&recipe, used)).collect();
     let mut plan = Plan {
         route: Route::new(recipe.tests, !recipe.exports.is_empty()),
         accelerator,
@@ -168,6 +172,7 @@ pub async fn plan(
         parent,
         components,
         files,
+        lanes,
         provision,
         test,
         cpu,
@@ -265,6 +270,7 @@ impl Plan {
             "generation": GENERATION,
             "parent": self.parent.digest,
             "documents": documents,
+            "lanes": self.lanes.iter().map(|l| l.as_str()).collect::<Vec<_>>(),
             "disk": self.disk_size,
             "workingDirectory": self.recipe.working_directory,
             "cpu": self.cpu,

@@ -132,6 +132,8 @@ async fn the_inputs_digest_changes_with_what_shapes_the_image_only() {
         edited("cpu: max", "cpu: host"),
         edited("[bios, uefi]", "bios"),
         edited("cpu: max", "cpu: max, network: none"),
+        edited("cpu: max", "cpu: max, run: appliance"),
+        edited("  - component: ./site.yml", "  - run: appliance\n    component: ./site.yml"),
     ] {
         assert_ne!(bench.good(&changing, &[]).await.inputs, same, "{changing}");
     }
@@ -162,6 +164,72 @@ async fn files_that_a_component_brings_are_known_and_count() {
     ] {
         assert_eq!(bench.findings(&files(entry), &[]).await, [found], "{entry}");
     }
+}
+
+#[tokio::test]
+async fn components_run_where_the_recipe_says() {
+    let bench = Bench::new();
+    for name in ["one", "two"] {
+        std::fs::write(bench.path(&format!("{name}.yml")), DOCUMENT.replace("site", name)).unwrap();
+    }
+    let with = |settings: &str, one: &str, site: &str, two: &str| {
+        let entry = |name: &str, more: &str| {
+            format!("  - component: ./{name}.yml\n    parameters: {{Port: 80}}\n{more}")
+        };
+        let components = entry("one", one) + &entry("site", site) + &entry("two", two);
+        let parent = "name: web\nversion: 1.0.0\nparentImage: debian-12\n";
+        format!("{parent}components:\n{components}kiln: {{cpu: max{settings}}}\n")
+    };
+    let (booted, appliance) = ("    run: booted\n", "    run: appliance\n");
+    let (b, a) = (Some(Lane::Booted), Some(Lane::Appliance));
+    let lanes = |plan: &Plan| (0..3).map(|index| plan.lane(index)).collect::<Vec<_>>();
+    let cases = [
+        (with("", "", "", ""), [b, b, b]),
+        (with(", run: appliance", "", "", ""), [a, a, a]),
+        (with("", appliance, appliance, ""), [a, a, b]),
+        (with(", run: appliance", "", booted, ""), [a, b, a]),
+    ];
+    for (text, wanted) in cases {
+        let plan = bench.good(&text, &[]).await;
+        assert_eq!(lanes(&plan), wanted, "{text}");
+        assert_eq!(Some(plan.first_lane()), wanted[0]);
+    }
+    let bad = with("", "    run: fast\n", "", "");
+    assert_eq!(bench.findings(&bad, &[]).await, ["recipe.yaml:7:10 bad-value"]);
+    // A component that has only tests needs no machine before them.
+    let tests = "name: site\nschemaVersion: 1.0\nphases:\n  - name: test\n    steps:\n      \
+                 - {name: Restart, action: Reboot}\n";
+    std::fs::write(bench.path("one.yml"), tests).unwrap();
+    let text = with("", appliance, "", "").replacen("    parameters: {Port: 80}\n", "", 1);
+    let plan = bench.good(&text, &[]).await;
+    assert_eq!((lanes(&plan), plan.first_lane()), (vec![None, b, b], Lane::Booted));
+}
+
+#[tokio::test]
+async fn what_reboots_is_refused_in_the_appliance() {
+    let bench = Bench::new();
+    let document = "name: site
+schemaVersion: 1.0
+phases:
+  - name: build
+    steps:
+      - {name: Restart, action: Reboot}
+      - name: Update
+        action: ExecuteBash
+        inputs:
+          commands:
+            - set -e
+            - test -e /done || exit 194
+      - {name: Fine, action: ExecuteBash, inputs: {commands: ['# exit 194', 'exit 1945']}}
+";
+    std::fs::write(bench.path("site.yml"), document).unwrap();
+    let text = RECIPE.replace("    parameters: {Port: 80}\n", "");
+    let path = bench.path("site.yml").display().to_string();
+    bench.good(&text, &[]).await;
+    let lane = text.replace("cpu: max", "cpu: max, run: appliance");
+    let found = bench.findings(&lane, &[]).await;
+    let errors: Vec<&String> = found.iter().filter(|f| f.contains("no-reboot")).collect();
+    assert_eq!(errors, [&format!("{path}:6:16 no-reboot"), &format!("{path}:12:32 no-reboot")]);
 }
 
 #[tokio::test]

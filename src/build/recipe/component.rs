@@ -1,6 +1,7 @@
 //! `components`: which documents, in which order, with which parameters.
 
 use super::Located;
+use super::settings::one_of;
 use crate::model::{VersionPattern, slug};
 use crate::support::diagnostic::Findings;
 use crate::support::source::Span;
@@ -10,6 +11,8 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug, PartialEq)]
 pub struct ComponentUse {
     pub reference: Reference,
+    /// None: as the recipe says for all.
+    pub run: Option<Lane>,
     /// As written: name, values, where.
     pub parameters: Vec<(String, Vec<String>, Span)>,
     /// What it brings along from this machine, there before its first step runs.
@@ -23,6 +26,24 @@ pub struct FileUse {
     pub source: Located<PathBuf>,
     /// Absolute, in the guest; one that ends in `/` is the folder to put the source into.
     pub destination: Located<String>,
+}
+
+/// Where a component's build and validate phases run. Its tests always have a booted machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// In the guest.
+    Booted,
+    /// In kiln's appliance, on the image's mounted disk, without a boot.
+    Appliance,
+}
+
+impl Lane {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Lane::Booted => "booted",
+            Lane::Appliance => "appliance",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -64,18 +85,20 @@ pub fn components(node: &Node, folder: &Path, findings: &mut Findings) -> Vec<Co
 fn component(node: &Node, folder: &Path, findings: &mut Findings) -> Option<ComponentUse> {
     if !matches!(node.value, Value::Mapping(_)) {
         let reference = reference(node, folder, findings)?;
-        return Some(ComponentUse { reference, parameters: Vec::new(), files: Vec::new(), span: node.span });
+        let (parameters, files) = (Vec::new(), Vec::new());
+        return Some(ComponentUse { reference, run: None, parameters, files, span: node.span });
     }
     let mut fields = Fields::of(node, "a component of the recipe", findings)?;
     let given: Vec<&Node> =
         ["component", "path", "componentArn"].into_iter().filter_map(|name| fields.optional(name)).collect();
     let parameters = fields.optional("parameters").map(|p| parameters(p, findings)).unwrap_or_default();
     let files = fields.optional("files").map(|f| files(f, folder, findings)).unwrap_or_default();
+    let run = fields.optional("run").and_then(|n| lane(n, findings));
     fields.finish(findings);
     match given[..] {
         [one] => {
             let reference = reference(one, folder, findings)?;
-            Some(ComponentUse { reference, parameters, files, span: one.span })
+            Some(ComponentUse { reference, run, parameters, files, span: one.span })
         }
         [] => {
             findings
@@ -89,6 +112,11 @@ fn component(node: &Node, folder: &Path, findings: &mut Findings) -> Option<Comp
             None
         }
     }
+}
+
+/// `run: appliance`.
+pub fn lane(node: &Node, findings: &mut Findings) -> Option<Lane> {
+    one_of(node, "`run`", &[Lane::Booted, Lane::Appliance], Lane::as_str, findings)
 }
 
 fn reference(node: &Node, folder: &Path, findings: &mut Findings) -> Option<Reference> {

@@ -10,7 +10,7 @@ mod decode;
 mod sections;
 mod settings;
 
-pub use component::{ComponentUse, FileUse, Reference};
+pub use component::{ComponentUse, FileUse, Lane, Reference};
 pub use settings::{DiskInterface, Network, Settings, Timeouts};
 
 use crate::disk::writer::ExportFormat;

@@ -1,6 +1,7 @@
 //! `kiln`: what EC2 Image Builder has no field for.
 
 use super::Export;
+use super::component::{Lane, lane};
 use crate::disk::writer::ExportFormat;
 use crate::model::Firmware;
 use crate::support::diagnostic::Findings;
@@ -18,6 +19,8 @@ pub struct Settings {
     /// The fresh machines of the test stage, one after the other; empty: as the build.
     pub test_firmware: Vec<Firmware>,
     pub network: Network,
+    /// Where components run that do not say it themselves.
+    pub run: Lane,
     pub disk: DiskInterface,
     /// QEMU's name of a CPU model; None: what suits the accelerator.
     pub cpu: Option<String>,
@@ -56,6 +59,7 @@ impl Default for Settings {
             firmware: None,
             test_firmware: Vec::new(),
             network: Network::User,
+            run: Lane::Booted,
             disk: DiskInterface::Virtio,
             cpu: None,
             timeouts: Timeouts { build: 12 * 3600, boot: 900, shutdown: 300 },
@@ -103,6 +107,7 @@ pub fn settings(node: &Node, folder: &Path, findings: &mut Findings) -> (Setting
             settings.network = found;
         }
     }
+    settings.run = fields.optional("run").and_then(|n| lane(n, findings)).unwrap_or(settings.run);
     if let Some(n) = fields.optional("disk") {
         let choices = [DiskInterface::Virtio, DiskInterface::Nvme];
         if let Some(found) = one_of(n, "`disk`", &choices, DiskInterface::as_str, findings) {
@@ -134,7 +139,7 @@ pub fn within(
     found
 }
 
-fn one_of<T: Copy>(
+pub fn one_of<T: Copy>(
     node: &Node,
     what: &str,
     choices: &[T],

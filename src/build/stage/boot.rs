@@ -1,9 +1,10 @@
-//! boot: the guest comes up, with the agent in it, and settles.
+//! boot: the machine of the first component comes up. A guest has the agent in it then, and has settled.
 
 use crate::boot::{BootedGuest, CloudInit, Holds, Start};
 use crate::build::begin::machine_folder;
 use crate::build::event::What;
 use crate::build::machines::{Hardware, Wanted, interface, network};
+use crate::build::running::Running;
 use crate::build::workshop::Workshop;
 use crate::guest::inject::Route;
 use crate::machine::{Cache, Network};
@@ -13,6 +14,10 @@ use std::time::Duration;
 
 impl Workshop {
     pub(in crate::build) async fn boot(&mut self, patience: &Patience) -> Result<(), Failure> {
+        self.take_lane(self.plan.first_lane(), Stage::Boot, patience).await
+    }
+
+    pub(super) async fn boot_guest(&mut self, stage: Stage, patience: &Patience) -> Result<(), Failure> {
         let plan = self.plan.clone();
         let (facts, overlay) = (self.facts()?.clone(), self.overlay()?.to_owned());
         let settings = &plan.recipe.settings;
@@ -43,11 +48,11 @@ impl Workshop {
             let instance_id = self.build.clone();
             request.cloud_init = if away { CloudInit::Off } else { CloudInit::Build { instance_id } };
         }
-        self.note(Stage::Boot, format!("the agent comes by {}", request.route));
+        self.note(stage, format!("the agent comes by {}", request.route));
         let guest =
             BootedGuest::start(request, self.watch.clone(), patience).await.map_err(|e| e.failure())?;
         self.tell_failed_units(&guest);
-        self.guest = Some(guest);
+        self.running = Some(Running::Guest(guest));
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 mod boot;
 mod capture;
 mod distribute;
+mod lane;
 mod prepare;
 mod provision;
 mod seal;

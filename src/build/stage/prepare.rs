@@ -1,21 +1,18 @@
 //! prepare: an overlay on the parent, looked at and grown in the appliance.
 
-use crate::appliance::{Appliance, ApplianceError, Kit};
-use crate::boot::Watch;
-use crate::build::begin::machine_folder;
+use crate::appliance::{ApplianceError, Kit};
 use crate::build::event::What;
 use crate::build::plan::GUEST_SPACE;
+use crate::build::recipe::Lane;
+use crate::build::running::Running;
 use crate::build::workshop::Workshop;
 use crate::disk;
-use crate::machine::{Cache, Disk};
-use crate::model::{DiskFormat, Failure, Stage};
+use crate::model::{Failure, Stage};
 use crate::support::wait::Patience;
-use std::path::Path;
 
 impl Workshop {
     pub(in crate::build) async fn prepare(&mut self, patience: &Patience) -> Result<(), Failure> {
         let plan = self.plan.clone();
-        let kit = self.kit(patience).await?;
         let parent = self.stored(&plan.parent.digest, plan.parent.format.as_str());
         let overlay = self.folder.join("overlay.qcow2");
         let grown = (plan.disk_size > plan.parent.virtual_size).then_some(plan.disk_size);
@@ -23,21 +20,27 @@ impl Workshop {
             async { disk::create_overlay(&parent, plan.parent.format, &overlay, grown, patience).await };
         self.overlay = Some(self.hold(&overlay, create).await?);
 
-        let appliance = self.appliance(&kit, &overlay, patience).await?;
+        let lane = plan.first_lane();
+        let appliance = self.disk_in_appliance(Stage::Prepare, lane, patience).await?;
         if grown.is_some() {
             let text = format!("growing disk, partition and file system to {} GiB", plan.disk_size >> 30);
             self.note(Stage::Prepare, text);
             appliance.grow(patience).await.map_err(|e| e.failure())?;
         }
-        // The first boot takes the kernel from here instead of starting another appliance.
-        let kernel = machine_folder(&self.folder).join("kernel");
-        let surveyed = appliance.survey(&kernel, patience).await;
-        let (facts, boot_files) = surveyed.map_err(|e| e.failure())?;
-        self.boot_files = boot_files;
+        match lane {
+            Lane::Booted => {
+                self.survey(&appliance, patience).await?;
+                appliance.shutdown(patience).await.map_err(|e| e.failure())?;
+            }
+            Lane::Appliance => {
+                self.facts = Some(appliance.inspect(patience).await.map_err(|e| e.failure())?);
+                self.running = Some(Running::Appliance(appliance));
+            }
+        }
+        let facts = self.facts()?;
         if grown.is_none() {
             self.catalog.write(|t| t.note_free_space(&plan.parent.digest, facts.root.free))?;
         }
-        appliance.shutdown(patience).await.map_err(|e| e.failure())?;
         self.note(
             Stage::Prepare,
             format!("{}, {} MiB free on its root", facts.os.name, facts.root.free >> 20),
@@ -47,7 +50,6 @@ impl Workshop {
                 format!("the guest's root has only {} MiB free before the first step", facts.root.free >> 20);
             self.events.send(What::Warning { text });
         }
-        self.facts = Some(facts);
         Ok(())
     }
 
@@ -60,21 +62,5 @@ impl Workshop {
         let kit = kit.map_err(|e| ApplianceError::from(e).failure())?;
         self.kit = Some(kit.clone());
         Ok(kit)
-    }
-
-    /// An appliance at work on the disk.
-    pub(super) async fn appliance(
-        &self,
-        kit: &Kit,
-        disk: &Path,
-        patience: &Patience,
-    ) -> Result<Appliance, Failure> {
-        let disk = Disk::new(disk, DiskFormat::Qcow2).cache(Cache::Unsafe);
-        let folder = self.folder.join("appliance");
-        let appliance = Appliance::start(kit, vec![disk], self.plan.accelerator, &folder, patience)
-            .await
-            .map_err(|e| e.failure())?;
-        self.watch.machine(appliance.machine().identity(), appliance.machine().folder());
-        Ok(appliance)
     }
 }

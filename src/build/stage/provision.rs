@@ -1,24 +1,53 @@
-//! provision: the documents' build and validate phases, in the machine that becomes the image.
+//! provision: the documents' build and validate phases, each component in the machine that the plan has for it.
 
 use crate::build::begin::steps_folder;
 use crate::build::host_files::HostFiles;
 use crate::build::plan::BUILD_PHASES;
+use crate::build::recipe::Lane;
 use crate::build::steps::StepObserver;
-use crate::build::workshop::Workshop;
+use crate::build::workshop::{Workshop, out_of_order};
+use crate::component::run::Reboots;
 use crate::component::{Job, Options, provider, run};
 use crate::guest::Guest;
-use crate::model::{Failure, FailureKind, Stage};
+use crate::model::{Failure, Stage};
 use crate::support::wait::Patience;
 use std::ops::Range;
+
+/// systemctl takes it for what it is then: not the time to start anything.
+const OFFLINE: (&str, &str) = ("SYSTEMD_OFFLINE", "1");
+
+const NO_REBOOT: &str = "its component runs in the appliance, where nothing is booted \
+                         (`run: booted` in the recipe runs it in the guest)";
+
+/// What of the plan's documents is to be run.
+pub(super) struct Phases<'a> {
+    pub stage: Stage,
+    pub components: Range<usize>,
+    pub names: &'a [&'a str],
+    /// Steps of the build before these.
+    pub offset: u32,
+}
 
 impl Workshop {
     pub(in crate::build) async fn provision(&mut self, patience: &Patience) -> Result<(), Failure> {
         let plan = self.plan.clone();
         for (index, component) in plan.components.iter().enumerate() {
+            let Some(lane) = plan.lane(index) else { continue };
+            self.take_lane(lane, Stage::Provision, patience).await?;
             self.hand_over(&component.label, &plan.files[index], patience).await?;
+            let mut options = self.options();
+            if lane == Lane::Appliance {
+                options.reboots = Reboots::Refuse(NO_REBOOT);
+                options.environment.push((OFFLINE.0.into(), OFFLINE.1.into()));
+            }
             let before = plan.provision.iter().filter(|s| s.component < index).count();
-            let only = index..index + 1;
-            self.run_phases(Stage::Provision, only, &BUILD_PHASES, before as u32, patience).await?;
+            let phases = Phases {
+                stage: Stage::Provision,
+                components: index..index + 1,
+                names: &BUILD_PHASES,
+                offset: before as u32,
+            };
+            self.run_phases(phases, options, patience).await?;
         }
         Ok(())
     }
@@ -38,26 +67,28 @@ impl Workshop {
     }
 
     fn guest(&self) -> Result<&dyn Guest, Failure> {
-        let none = || Failure::new(FailureKind::Internal, "there is no guest to run the components in");
-        self.guest.as_ref().map(|g| g as &dyn Guest).ok_or_else(none)
+        let running =
+            self.running.as_ref().and_then(|running| running.guest()).map(|guest| guest as &dyn Guest);
+        running.ok_or_else(|| out_of_order("there is nothing to run components in"))
     }
 
-    /// Runs the phases of some components against the guest that is up. `offset` is the number of
-    /// steps before them.
-    pub(in crate::build) async fn run_phases(
+    pub(super) fn options(&self) -> Options {
+        let working_directory = self.plan.recipe.working_directory.clone();
+        Options { working_directory, ..Options::default() }
+    }
+
+    /// Runs phases in the machine that is up.
+    pub(super) async fn run_phases(
         &mut self,
-        stage: Stage,
-        components: Range<usize>,
-        phases: &[&str],
-        offset: u32,
+        phases: Phases<'_>,
+        options: Options,
         patience: &Patience,
     ) -> Result<(), Failure> {
+        let Phases { stage, components, names, offset } = phases;
         let guest = self.guest()?;
-        let recipe = &self.plan.recipe;
-        let options = Options { working_directory: recipe.working_directory.clone(), ..Options::default() };
         let job = Job {
             components: &self.plan.components[components],
-            phases: Some(phases),
+            phases: Some(names),
             options: &options,
             provider: &provider::Nothing,
         };

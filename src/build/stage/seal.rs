@@ -1,23 +1,14 @@
 //! seal: an ordinary shutdown, then the clean-up on the disk that no system uses any more.
 
 use crate::build::event::What;
+use crate::build::recipe::Lane;
 use crate::build::workshop::Workshop;
-use crate::model::{Failure, FailureKind, Stage};
+use crate::model::{Failure, Stage};
 use crate::support::wait::Patience;
-use std::time::Duration;
 
 impl Workshop {
     pub(in crate::build) async fn seal(&mut self, patience: &Patience) -> Result<(), Failure> {
-        let guest = self.guest.take().ok_or_else(|| {
-            Failure::new(FailureKind::Internal, "there is no guest to seal: none was booted")
-        })?;
-        let limit = Duration::from_secs(self.plan.recipe.settings.timeouts.shutdown);
-        self.note(Stage::Seal, "powering the guest off");
-        guest.shutdown(&patience.at_most(limit)).await.map_err(|e| e.failure())?;
-
-        let kit = self.kit(patience).await?;
-        let overlay = self.overlay()?.to_owned();
-        let appliance = self.appliance(&kit, &overlay, patience).await?;
+        let appliance = self.disk_in_appliance(Stage::Seal, Lane::Booted, patience).await?;
         let working_directory = &self.plan.recipe.working_directory;
         let report = appliance.seal(working_directory, patience).await.map_err(|e| e.failure())?;
         let facts = appliance.inspect(patience).await.map_err(|e| e.failure())?;

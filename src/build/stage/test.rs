@@ -1,9 +1,11 @@
 //! test: the captured disk in fresh machines, one per firmware; what they write is thrown away.
 
+use super::provision::Phases;
 use crate::boot::{BootedGuest, CloudInit, Holds, Start};
 use crate::build::begin::test_folder;
 use crate::build::machines::Wanted;
 use crate::build::plan::TEST_PHASES;
+use crate::build::running::Running;
 use crate::build::workshop::Workshop;
 use crate::disk;
 use crate::machine::Cache;
@@ -61,10 +63,12 @@ impl Workshop {
         let guest =
             BootedGuest::start(request, self.watch.clone(), patience).await.map_err(|e| e.failure())?;
         self.tell_failed_units(&guest);
-        self.guest = Some(guest);
-        self.run_phases(Stage::Test, 0..plan.components.len(), &TEST_PHASES, offset, patience).await?;
+        self.running = Some(Running::Guest(guest));
+        let all = 0..plan.components.len();
+        let run = Phases { stage: Stage::Test, components: all, names: &TEST_PHASES, offset };
+        self.run_phases(run, self.options(), patience).await?;
         // Its disk is thrown away: an orderly end would cost time and give nothing.
-        self.end_guest().await;
+        self.end_machine().await;
         self.give_back(&overlay)?;
         Ok(())
     }

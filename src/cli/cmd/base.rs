@@ -34,7 +34,7 @@ enum Verb {
     /// Import a disk that somebody else made: qcow2, raw, VMDK, VHD, VHDX, or the disk of an OVA
     ///
     /// The file is written anew and never opened by a guest. What it is must be said by its name
-    /// or by --format, because a raw disk may hold anything. Disks that name other files
+    /// or by --disk-format, because a raw disk may hold anything. Disks that name other files
     /// are refused.
     Import(Import),
     /// List base images, and the definitions that have none yet
@@ -60,8 +60,8 @@ enum Verb {
 struct Import {
     file: PathBuf,
     /// What the file is: qcow2, raw, vmdk, vhd, vhdx or ova [default: what its name says]
-    #[arg(long)]
-    format: Option<base::Form>,
+    #[arg(long, value_name = "FORMAT")]
+    disk_format: Option<base::Form>,
     /// Name of the base image [default: the file's name]
     #[arg(long)]
     name: Option<String>,
@@ -108,7 +108,7 @@ pub async fn run(
         Verb::Import(import) => {
             let request = base::Import {
                 file: import.file,
-                form: import.format,
+                form: import.disk_format,
                 name: import.name,
                 description: import.description,
                 architecture: import.architecture,

@@ -1,12 +1,12 @@
 //! `kiln build FILE`.
 
 use super::planning::{self, Recipe};
-use crate::boot::BootedGuest;
 use crate::build::plan::Plan;
 use crate::build::workshop::Visitor;
 use crate::catalog::image::Image;
 use crate::cli::render::{self, Curtain, Format};
 use crate::cli::{Settings, terminal};
+use crate::guest::Interactive;
 use crate::model::{Failure, FailureKind};
 use crate::service::build::{self, Built};
 use crate::service::{Service, image};
@@ -47,7 +47,7 @@ struct ShellThere {
 
 #[async_trait]
 impl Visitor for ShellThere {
-    async fn visit(&self, failure: &Failure, guest: &BootedGuest, patience: &Patience) {
+    async fn visit(&self, failure: &Failure, guest: &dyn Interactive, patience: &Patience) {
         self.curtain.down();
         render::failure(failure, Format::Human);
         eprintln!("a shell in the guest that failed, as root; exit ends the build");

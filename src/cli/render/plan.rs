@@ -2,7 +2,8 @@
 
 use crate::build::host_files::HostFiles;
 use crate::build::plan::Plan;
-use crate::component::{Iterations, PlannedStep};
+use crate::build::recipe::Lane;
+use crate::component::{Component, Iterations, PlannedStep};
 use crate::model::Stage;
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -32,7 +33,11 @@ fn stage_text(plan: &Plan, stage: Stage) -> String {
         Stage::Prepare => format!("overlay on {} ({})", plan.parent.name, mib(plan.parent.virtual_size)),
         Stage::Boot => format!(
             "{}, {}, {} vCPU, {} MiB, cpu {}, disk {}, network {}",
-            plan.firmware.map_or("kernel started directly", |f| f.as_str()),
+            match (plan.first_lane(), plan.firmware) {
+                (Lane::Appliance, _) => "kiln's appliance, nothing of the image is started",
+                (Lane::Booted, None) => "kernel started directly",
+                (Lane::Booted, Some(firmware)) => firmware.as_str(),
+            },
             plan.accelerator,
             plan.vcpus,
             s.memory,
@@ -66,12 +71,14 @@ fn steps_of(plan: &Plan, stage: Stage) -> &[PlannedStep] {
 /// What happens within a stage, in order.
 fn below(plan: &Plan, stage: Stage) -> Vec<String> {
     if stage != Stage::Provision {
-        return steps_of(plan, stage).iter().map(step_text).collect();
+        return steps_of(plan, stage).iter().map(|s| step_text(s, None)).collect();
     }
     let mut lines = Vec::new();
     for (index, (component, files)) in plan.components.iter().zip(&plan.files).enumerate() {
         lines.extend(files.iter().map(|files| format!("{} brings {files}", component.label)));
-        lines.extend(plan.provision.iter().filter(|s| s.component == index).map(step_text));
+        let lane = plan.lane(index);
+        let steps = plan.provision.iter().filter(|s| s.component == index);
+        lines.extend(steps.map(|s| step_text(s, lane)));
     }
     lines
 }
@@ -103,7 +110,7 @@ pub fn human(plan: &Plan) -> String {
     t
 }
 
-fn step_text(step: &PlannedStep) -> String {
+fn step_text(step: &PlannedStep, lane: Option<Lane>) -> String {
     let mut text =
         format!("{} {}/{} ({})", step.component_name, step.phase_name, step.step_name, step.action);
     match step.iterations {
@@ -113,6 +120,9 @@ fn step_text(step: &PlannedStep) -> String {
     }
     if step.conditional {
         text.push_str(", on a condition");
+    }
+    if lane == Some(Lane::Appliance) {
+        text.push_str(", in the appliance");
     }
     text
 }
@@ -127,6 +137,8 @@ pub fn json(plan: &Plan) -> Value {
             json!({"stage": stage.as_str(), "text": stage_text(plan, *stage), "steps": steps})
         })
         .collect();
+    let component = |(index, component): (usize, &Component)| json!({"name": component.label, "run": plan.lane(index).map(Lane::as_str)});
+    let components: Vec<Value> = plan.components.iter().enumerate().map(component).collect();
     let files: Vec<Value> = plan
         .components
         .iter()
@@ -149,6 +161,7 @@ pub fn json(plan: &Plan) -> Value {
         "guestFree": plan.guest_free,
         "inputs": plan.inputs,
         "files": files,
+        "components": components,
         "stages": stages,
         "warnings": plan.warnings.iter().map(|w| w.json()).collect::<Vec<_>>(),
     })
@@ -208,7 +221,17 @@ web 1.0.0 from debian-12 (x86_64)
   free space on the guest's root: known once a build has looked at debian-12
 ";
         assert_eq!(said.lines().take(12).map(|l| format!("{l}\n")).collect::<String>(), want);
+        let in_the_lane = bench.good(&text.replace("kiln: {", "kiln: {run: appliance, "), &[]).await;
+        let said = human(&in_the_lane);
+        assert!(
+            said.contains("  boot       kiln's appliance, nothing of the image is started, tcg"),
+            "{said}"
+        );
+        assert!(said.contains("site build/Write (ExecuteBash), in the appliance\n"), "{said}");
+        assert!(said.contains("site test/Fetch (ExecuteBash)\n"), "tests are always booted: {said}");
+        assert_eq!(json(&in_the_lane)["components"][0]["run"], "appliance");
         let json = json(&plan);
+        assert_eq!(json["components"][0]["run"], "booted");
         assert_eq!(json["stages"].as_array().unwrap().len(), 7);
         assert_eq!(json["stages"][2]["steps"][0]["step"], "Write");
     }

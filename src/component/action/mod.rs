@@ -11,7 +11,7 @@ mod create_symlink;
 mod delete_file;
 mod delete_folder;
 mod execute_bash;
-mod execute_binary;
+pub mod execute_binary;
 pub mod execute_document;
 mod execute_power_shell;
 pub mod field;

@@ -57,10 +57,20 @@ pub struct Options {
     pub secrets: Vec<String>,
     /// Reboots of one run.
     pub reboot_limit: u32,
-    /// Return before a reboot, for a caller that reboots by itself; otherwise the guest is rebooted.
-    pub hand_over_reboots: bool,
+    pub reboots: Reboots,
     /// None: actions that fetch from the network fail.
     pub fetching: Option<Fetching>,
+}
+
+/// What becomes of a step's wish to reboot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reboots {
+    /// The guest is rebooted, and the run goes on.
+    Guest,
+    /// The run returns before it, for a caller that reboots by itself.
+    HandOver,
+    /// The step fails, for this reason.
+    Refuse(&'static str),
 }
 
 impl Default for Options {
@@ -71,7 +81,7 @@ impl Default for Options {
             working_directory: "/tmp".into(),
             secrets: Vec::new(),
             reboot_limit: 15,
-            hand_over_reboots: false,
+            reboots: Reboots::Guest,
             fetching: None,
         }
     }
@@ -213,7 +223,7 @@ impl Runner<'_> {
         }
         let io = |e: std::io::Error| Box::new(Failure::from_error(FailureKind::Environment, &e));
         self.observer.checkpoint(state).map_err(io)?;
-        if self.options.hand_over_reboots {
+        if self.options.reboots == Reboots::HandOver {
             return Ok(false);
         }
         let pause = self.patience.wait("the reboot's delay", tokio::time::sleep(wish.delay)).await;

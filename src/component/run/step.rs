@@ -4,7 +4,8 @@ use super::context::{Context, Output, Outputs, RebootWish, StepError};
 use super::log::StepLog;
 use super::resolve::{Iteration, Outside, Resolver};
 use super::state::{RecordedItem, RunState, Status, StepCursor, join};
-use super::{Ended, Event, Level, Runner, place};
+use super::{Ended, Event, Level, Reboots, Runner, place};
+use crate::component::action::execute_binary;
 use crate::component::action::{self, Item, Resolved, Verb};
 use crate::component::condition::Condition;
 use crate::component::document::{Inputs, Step};
@@ -212,6 +213,7 @@ impl Runner<'_> {
                 return Attempt { error: Some(StepError::Fatal(error.into())), ..attempt };
             }
             attempt = self.iteration(level, planned, state, cursor, &value, silent, &patience).await;
+            self.refuse_reboot(&mut attempt);
             if attempt.error.is_some() || attempt.reboot.is_some_and(|w| w.again) {
                 return attempt;
             }
@@ -228,6 +230,20 @@ impl Runner<'_> {
             // An action that never waits must not keep everything else from running.
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Where no reboot can be, the wish for one is a failure.
+    fn refuse_reboot(&self, attempt: &mut Attempt) {
+        let Reboots::Refuse(reason) = self.options.reboots else { return };
+        let Some(wish) = attempt.reboot.take() else { return };
+        let status = execute_binary::REBOOT;
+        let (what, exit_code) = match wish.again {
+            true => (format!("exit status {status} asks for a reboot"), Some(status)),
+            false => ("it asks for a reboot".to_owned(), None),
+        };
+        let outputs = std::mem::take(&mut attempt.outputs);
+        attempt.error =
+            Some(StepError::Failed { message: format!("{what}, but {reason}"), exit_code, outputs });
     }
 
     /// The value of the iteration at the cursor; None when the loop has ended.

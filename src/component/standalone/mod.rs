@@ -106,7 +106,7 @@ pub async fn run(
     let options = Options {
         execution_id: Some(kept.execution_id.clone()),
         working_directory: kept.working_directory.clone(),
-        hand_over_reboots: true,
+        reboots: run::Reboots::HandOver,
         // A document on this machine may ask what this machine may ask.
         fetching: Some(Fetching { folder: request.state_directory.clone(), private_networks: true }),
         ..Options::default()

@@ -101,7 +101,9 @@ impl Shape {
             | O::ChangeRoot { .. }
             | O::RereadPartitions { .. }
             | O::Mount { .. }
-            | O::Unmount { .. } => Shape::Nothing,
+            | O::Unmount { .. }
+            | O::EndProcesses
+            | O::Network { .. } => Shape::Nothing,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Reboots, and going on from a kept state.
 
 use super::rig::{Rig, output, statuses, steps, succeeded};
-use kiln::component::run::Ending;
+use kiln::component::run::{Ending, Reboots};
 use kiln::component::{RunState, plan};
 
 const TWICE: &str = "- name: Before
@@ -48,7 +48,7 @@ async fn exit_194_runs_the_step_again_and_reboot_goes_on() {
 #[tokio::test]
 async fn a_run_goes_on_from_any_kept_state() {
     let mut rig = Rig::new().await;
-    rig.options.hand_over_reboots = true;
+    rig.options.reboots = Reboots::HandOver;
     let components = [rig.component(&steps(TWICE), &[])];
     let mut report = rig.run_all(&components, None, None).await;
     let mut handed_over = 0;
@@ -64,7 +64,7 @@ async fn a_run_goes_on_from_any_kept_state() {
     // From the state after the first step, the rest is run.
     let first: RunState = serde_json::from_str(&rig.watch.kept[0]).unwrap();
     std::fs::remove_file(rig.path("asked")).unwrap();
-    rig.options.hand_over_reboots = false;
+    rig.options.reboots = Reboots::Guest;
     let report = rig.run_all(&components, None, Some(first)).await;
     succeeded(&report);
     assert_eq!(report.counts.executed, 4);
@@ -111,4 +111,27 @@ async fn a_step_that_never_stops_rebooting_is_stopped() {
     assert_eq!(report.ending, Ending::Stopped);
     assert_eq!(rig.reboots(), 2);
     assert!(report.failure.unwrap().message.contains("rebooted 2 times"));
+}
+
+#[tokio::test]
+async fn where_no_reboot_can_be_the_wish_for_one_fails_the_step() {
+    let mut rig = Rig::new().await;
+    rig.options.reboots = Reboots::Refuse("nothing is booted");
+    let inner = "schemaVersion: 1.0\nphases: [{name: build, steps: [{name: Restart, action: Reboot}]}]\n";
+    std::fs::write(rig.path("inner.yml"), inner).unwrap();
+    let report = rig
+        .run(&steps(
+            "- {name: Asks, action: ExecuteBash, onFailure: Continue, inputs: {commands: [exit 194]}}
+- {name: Inside, action: ExecuteDocument, inputs: {document: inner.yml}}
+- {name: After, action: ExecuteBash, inputs: {commands: ['true']}}",
+        ))
+        .await;
+    assert_eq!(report.ending, Ending::Ended);
+    assert_eq!(statuses(&report), ["Asks failed", "Inside failed"]);
+    assert_eq!(rig.reboots(), 0);
+    let messages: Vec<&str> = report.state.steps().map(|s| s.message.as_str()).collect();
+    assert_eq!(messages[0], "exit status 194 asks for a reboot, but nothing is booted");
+    assert!(messages[1].ends_with("it asks for a reboot, but nothing is booted"), "{}", messages[1]);
+    let failure = report.failure.unwrap();
+    assert_eq!((failure.step.as_deref(), failure.exit_code), (Some("Asks"), Some(194)));
 }

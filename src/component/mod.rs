@@ -21,6 +21,7 @@ pub mod records;
 pub mod run;
 pub mod schema;
 pub mod standalone;
+mod world;
 
 pub use bind::{BindError, Component, Strictness};
 pub use document::{
@@ -28,6 +29,7 @@ pub use document::{
 };
 pub use plan::{Iterations, PlannedStep, plan};
 pub use run::{Job, Options, RunReport, RunState, run};
+pub use world::World;
 
 #[cfg(test)]
 mod tests;

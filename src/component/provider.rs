@@ -21,9 +21,11 @@ pub trait Provider: Send + Sync {
     /// `aws:imds:PATH`.
     async fn metadata(&self, path: &str) -> Result<String, String>;
 
-    /// The text of a document that is not in the guest: a component's ARN, an s3:// address.
-    async fn document(&self, address: &str) -> Result<String, String> {
-        Err(format!("{address} cannot be fetched here; give the path of a file in the guest"))
+    /// The text of the component with this ARN.
+    async fn document(&self, arn: &str) -> Result<String, String> {
+        Err(format!(
+            "{arn} is not known here; give the path of a document in the guest, or its s3:// address"
+        ))
     }
 }
 

@@ -10,6 +10,7 @@ use crate::build::report::Report;
 use crate::build::state::Verdict;
 use crate::build::workshop::{Visitor, Workshop};
 use crate::catalog::image::Image;
+use crate::component::World;
 use crate::model::{Failure, FailureKind};
 use crate::support::files;
 use crate::support::wait::Patience;
@@ -23,17 +24,18 @@ const GRACE: Duration = Duration::from_secs(60);
 /// Lines of the console in a report.
 const CONSOLE_LINES: usize = 400;
 
-/// Reads, checks and plans a recipe file. Nothing is changed.
+/// Reads, checks and plans a recipe file. Nothing is changed. `world` is what its documents may reach.
 pub async fn plan(
     service: &Service,
     file: &Path,
     settings: &[Setting],
     host: Host,
+    world: &World,
     patience: &Patience,
 ) -> Result<Plan, Failure> {
     let (recipe, diagnostics) = recipe::load(file)?;
     let Some(recipe) = recipe else { return Err(refuse(file, diagnostics)) };
-    match plan::plan(recipe, diagnostics, settings, host, &service.shelf(patience)).await {
+    match plan::plan(recipe, diagnostics, settings, host, &service.shelf(world, patience)).await {
         Ok(plan) => Ok(plan),
         Err(NoPlan::Input(findings)) => Err(refuse(file, findings)),
         Err(NoPlan::Failure(failure)) => Err(*failure),

@@ -13,6 +13,7 @@ use crate::build::plan::{Host, Shelf};
 use crate::build::recover::{self, Reconciled};
 use crate::catalog::Catalog;
 use crate::catalog::home::Home;
+use crate::component::World;
 use crate::machine::accelerator::Choice;
 use crate::model::Failure;
 use crate::support::wait::Patience;
@@ -35,8 +36,8 @@ impl Service {
         Ok(Service { catalog: Arc::new(catalog), bases: Store::new(home), reconciled })
     }
 
-    fn shelf<'a>(&'a self, patience: &Patience) -> Shelf<'a> {
-        Shelf { catalog: &self.catalog, bases: &self.bases, patience: patience.clone() }
+    fn shelf<'a>(&'a self, world: &'a World, patience: &Patience) -> Shelf<'a> {
+        Shelf { catalog: &self.catalog, bases: &self.bases, world, patience: patience.clone() }
     }
 }
 

@@ -1,7 +1,12 @@
 //! Installs what kiln and its tests use, from the distribution's own packages.
 
 use crate::shell::{self, Result, command, which};
+use std::ffi::OsStr;
 use std::path::Path;
+use std::process::Stdio;
+
+/// What the tests run against as S3.
+const MOTO: &str = "moto[s3,iam]==5.2.5";
 
 #[derive(Clone, Copy, PartialEq)]
 pub enum Purpose {
@@ -12,6 +17,8 @@ pub enum Purpose {
 enum Sign {
     Program(&'static str),
     File(&'static str),
+    /// What Python's venv needs, which Debian keeps in a package of its own.
+    Ensurepip,
 }
 
 struct Need {
@@ -21,7 +28,7 @@ struct Need {
     tests_only: bool,
 }
 
-use Sign::{File, Program};
+use Sign::{Ensurepip, File, Program};
 
 const fn need(sign: Sign, package: &'static str, why: &'static str) -> Need {
     Need { sign, package, why, tests_only: false }
@@ -58,6 +65,7 @@ const NEEDS: &[Need] = &[
     for_tests(File("/bin/bash-static"), "bash-static", "the shell of the tests' smallest base image"),
     for_tests(Program("busybox"), "busybox-static", "the tools of the tests' smallest base image"),
     for_tests(Program("python3"), "python3", "runs the benchmarks"),
+    for_tests(Ensurepip, "python3-venv", "holds moto, the S3 store of the tests"),
 ];
 
 impl Need {
@@ -65,6 +73,10 @@ impl Need {
         match self.sign {
             Program(name) => which(name).is_some(),
             File(path) => Path::new(path).exists(),
+            Ensurepip => command(&["python3", "-c", "import ensurepip"])
+                .stderr(Stdio::null())
+                .status()
+                .is_ok_and(|s| s.success()),
         }
     }
 }
@@ -98,8 +110,31 @@ fn install_missing(purpose: Purpose) -> Result {
 
 pub fn run(purpose: Purpose) -> Result {
     install_missing(purpose)?;
+    if purpose == Purpose::Test {
+        install_moto()?;
+    }
     println!("Everything kiln needs is installed.");
     Ok(())
+}
+
+/// The S3 store of the tests, from the Python package index into a folder of its own.
+fn install_moto() -> Result {
+    let folder = shell::target().join("moto");
+    let mark = folder.join(MOTO);
+    if mark.exists() {
+        return Ok(());
+    }
+    println!("Installing {MOTO} into {}", folder.display());
+    let _ = std::fs::remove_dir_all(&folder);
+    let venv = [OsStr::new("python3"), OsStr::new("-m"), OsStr::new("venv"), folder.as_os_str()];
+    shell::run(&mut command(&venv))?;
+    let pip = folder.join("bin/pip");
+    let mut install = command(&[pip.as_os_str()]);
+    install.args(["install", "--quiet", "--no-compile", "--disable-pip-version-check"]);
+    shell::run(install.args([MOTO, "flask", "flask-cors"])).map_err(|e| {
+        format!("{e}\nWithout moto the tests of S3Download and S3Upload cannot run. Is the package index reachable?")
+    })?;
+    std::fs::write(&mark, "").map_err(|e| format!("{}: {e}", mark.display()))
 }
 
 fn is_supported_debian() -> bool {

@@ -1,10 +1,13 @@
-//! The long ones: kills at random moments, fuzzing, side-by-side benchmarks.
+//! The long ones: kills at random moments, fuzzing, another S3 store, side-by-side benchmarks.
 
 use crate::install::{self, Purpose};
 use crate::shell::{self, Result, Stages, command, home, root};
 use crate::test::cargo;
 
-const ALL: [&str; 3] = ["kills", "fuzz", "bench"];
+const ALL: [&str; 4] = ["kills", "s3", "fuzz", "bench"];
+
+/// A store that is strict about signatures and headers. Building it takes minutes.
+const S3S_FS: [&str; 6] = ["install", "s3s-fs", "--version", "0.14.1", "--features", "binary"];
 
 pub fn run(only: &[&str]) -> Result {
     if let Some(unknown) = only.iter().find(|name| !ALL.contains(name)) {
@@ -27,6 +30,15 @@ pub fn run(only: &[&str]) -> Result {
             let mut c =
                 command(&["python3".as_ref(), script.as_os_str(), kiln.as_os_str(), home().as_os_str()]);
             shell::run(c.env("KILN_ACCEL", crate::demo::accelerator()))
+        });
+    }
+    if result.is_ok() && wanted("s3") {
+        result = stages.run("S3 against s3s-fs", || {
+            let folder = shell::target().join("s3s-fs");
+            let mut install = cargo(&S3S_FS);
+            shell::run(install.arg("--locked").arg("--root").arg(&folder))?;
+            let mut c = cargo(&["test", "--locked", "--test", "it", "component::s3"]);
+            shell::run(c.env("KILN_TEST_S3S_FS", folder.join("bin/s3s-fs")))
         });
     }
     if result.is_ok() && wanted("fuzz") {

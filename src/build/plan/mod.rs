@@ -12,7 +12,7 @@ use super::host_files::{self, HostFiles};
 use super::recipe::{Lane, Recipe};
 use super::state::Route;
 use crate::catalog::artifact::digest_bytes;
-use crate::component::{Component, PlannedStep, plan as steps_of};
+use crate::component::{Component, PlannedStep, World, plan as steps_of};
 use crate::distribute::Export;
 use crate::machine::accelerator::{Choice, resolve};
 use crate::machine::{Accelerator, Qemu, default_cpu};
@@ -51,6 +51,7 @@ pub struct Plan {
     pub files: Vec<Vec<HostFiles>>,
     /// What the recipe says where each component runs.
     lanes: Vec<Lane>,
+    pub world: World,
     pub provision: Vec<PlannedStep>,
     pub test: Vec<PlannedStep>,
     pub route: Route,
@@ -173,6 +174,7 @@ pub async fn plan(
         components,
         files,
         lanes,
+        world: shelf.world.clone(),
         provision,
         test,
         cpu,
@@ -191,6 +193,8 @@ pub async fn plan(
 pub struct Shelf<'a> {
     pub catalog: &'a crate::catalog::Catalog,
     pub bases: &'a crate::base::Store,
+    /// Handed on to the plan.
+    pub world: &'a World,
     pub patience: crate::support::wait::Patience,
 }
 

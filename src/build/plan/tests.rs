@@ -3,6 +3,7 @@ use crate::base::Store;
 use crate::build::recipe;
 use crate::catalog::Catalog;
 use crate::catalog::home::Home;
+use crate::component::World;
 use crate::support::source::Source;
 use crate::support::wait::Patience;
 use std::path::PathBuf;
@@ -76,6 +77,7 @@ impl Bench {
         let shelf = Shelf {
             catalog: &self.catalog,
             bases: &self.bases,
+            world: &World::default(),
             patience: Patience::unlimited(&CancellationToken::new()),
         };
         plan(recipe, diagnostics, &settings, host, &shelf).await

@@ -74,7 +74,8 @@ impl Workshop {
 
     pub(super) fn options(&self) -> Options {
         let working_directory = self.plan.recipe.working_directory.clone();
-        Options { working_directory, ..Options::default() }
+        let fetching = self.plan.world.fetching.clone();
+        Options { working_directory, fetching, ..Options::default() }
     }
 
     /// Runs phases in the machine that is up.

@@ -2,6 +2,8 @@
 
 use crate::build::plan::{Plan, Setting};
 use crate::cli::Settings;
+use crate::cli::settings::Runner;
+use crate::component::World;
 use crate::model::Failure;
 use crate::service::{self, Service};
 use crate::support::diagnostic::Diagnostic;
@@ -40,7 +42,8 @@ pub async fn plan(
 ) -> Result<Plan, Failure> {
     let patience = Patience::unlimited(cancel);
     let host = service::host(settings.accel.into(), only_plan);
-    service::build::plan(service, &recipe.file, &recipe.set, host, &patience).await
+    let world = World { fetching: Some(settings.fetching(Runner::Guest)?) };
+    service::build::plan(service, &recipe.file, &recipe.set, host, &world, &patience).await
 }
 
 /// Warnings, on stderr.

@@ -10,6 +10,7 @@ mod create_folder;
 mod create_symlink;
 mod delete_file;
 mod delete_folder;
+mod deliver;
 mod execute_bash;
 pub mod execute_binary;
 pub mod execute_document;
@@ -33,6 +34,8 @@ mod transfer;
 mod uninstall_msi;
 mod update_os;
 mod web_download;
+
+pub use s3_download::target_of;
 
 pub use field::{Field, Input, Item, Kind, Platforms, Resolved, Value, mode};
 
@@ -186,9 +189,8 @@ pub(super) async fn perform(verb: Verb, step: &mut Context<'_>, items: &[Item]) 
                 return Err(StepError::failed(message));
             }
             Verb::WebDownload => web_download::run(step, item).await?,
-            Verb::S3Download | Verb::S3Upload => {
-                return Err(StepError::failed(format!("{verb:?} cannot be run by this kiln yet")));
-            }
+            Verb::S3Download => s3_download::run(step, item).await?,
+            Verb::S3Upload => s3_upload::run(step, item).await?,
             Verb::Assert
             | Verb::ExecuteBash
             | Verb::ExecuteBinary

@@ -1,7 +1,11 @@
 //! S3Download: fetched by the host, handed to the guest.
 
-use super::{Action, Field, Input, Kind, Platforms, Shape, Verb};
+use super::super::fetch::Wanted;
+use super::super::fetch::s3::{Object, Target};
+use super::deliver::Delivery;
+use super::{Action, Context, Field, Input, Item, Kind, Outputs, Platforms, Shape, StepError, Verb};
 use crate::support::diagnostic::Findings;
+use kiln_protocol::message::{EntryKind, Operation};
 
 pub static ACTION: Action = Action {
     verb: Verb::S3Download,
@@ -22,6 +26,98 @@ pub static ACTION: Action = Action {
     outputs: &[],
     check: Some(check),
 };
+
+/// One object to a file, or with `/*` at the end all below a prefix into a folder.
+pub async fn run(step: &mut Context<'_>, item: &Item) -> Result<Outputs, StepError> {
+    let written = item.required("destination");
+    let destination = step.absolute(written.trim_end_matches(['/', '\\']));
+    let mut target = target(item, "source")?;
+    let Some(prefix) = target.object.key.strip_suffix('*').filter(|p| p.is_empty() || p.ends_with('/'))
+    else {
+        if target.object.key.is_empty() {
+            return Err(StepError::failed(format!("{} names no object", target.object)));
+        }
+        if written.ends_with(['/', '\\']) {
+            return Err(StepError::failed(format!(
+                "the destination of one object is a file: write {written}NAME"
+            )));
+        }
+        one(step, item, target, &destination).await?;
+        return Ok(Outputs::new());
+    };
+    target.object.key = prefix.to_owned();
+    let listed = step.list_objects(target.clone()).await?;
+    if listed.is_empty() {
+        return Err(StepError::failed(format!("there is no object below {}", target.object)));
+    }
+    // All names first: nothing is written where one of them cannot be.
+    let mut wanted = Vec::new();
+    for found in listed {
+        let name = found.key.strip_prefix(&target.object.key).unwrap_or(&found.key);
+        let plain = name.strip_suffix('/').unwrap_or(name);
+        if plain.split('/').any(|part| matches!(part, "" | "." | "..")) && !name.is_empty() {
+            return Err(StepError::failed(format!("the object `{}` cannot be a file's name", found.key)));
+        }
+        wanted.push((name.to_owned(), found.key));
+    }
+    make_folder(step, &destination).await?;
+    for (name, key) in wanted {
+        let path = format!("{}/{name}", destination.trim_end_matches('/'));
+        // Consoles mark a folder by an object with a slash at its end.
+        if name.is_empty() || name.ends_with('/') {
+            make_folder(step, path.trim_end_matches('/')).await?;
+            continue;
+        }
+        let object = Object { bucket: target.object.bucket.clone(), key };
+        one(step, item, Target { object, owner: target.owner.clone() }, &path).await?;
+    }
+    Ok(Outputs::new())
+}
+
+async fn make_folder(step: &Context<'_>, path: &str) -> Result<(), StepError> {
+    let path = path.to_owned();
+    step.call(Operation::MakeFolder { path, mode: 0o755, parents: true, owner: None, group: None }).await?;
+    Ok(())
+}
+
+async fn one(step: &mut Context<'_>, item: &Item, target: Target, path: &str) -> Result<(), StepError> {
+    match step.stat(path, true).await? {
+        Some(entry) if entry.kind == EntryKind::Folder => {
+            return Err(StepError::failed(format!("{path} is a folder; write the name of the file")));
+        }
+        Some(_) if !item.flag("overwrite", true) => {
+            return Err(StepError::failed(format!("{path} exists, and overwrite is false")));
+        }
+        _ => {}
+    }
+    let source = target.object.to_string();
+    let kept = step.download(Wanted::Object(target)).await?;
+    let delivery = Delivery::begin(step, kept, path).await?;
+    let bytes = delivery.bytes;
+    delivery.finish(step).await?;
+    step.say(&format!("{path}: {bytes} bytes from {source}"));
+    Ok(())
+}
+
+/// The address in a field, with the account that must own its bucket.
+pub fn target(item: &Item, field: &str) -> Result<Target, StepError> {
+    target_of(item.required(field), item.text("expectedBucketOwner"))
+}
+
+/// What an address and an account number say.
+pub fn target_of(address: &str, owner: Option<&str>) -> Result<Target, StepError> {
+    let object = address.parse().map_err(StepError::failed)?;
+    match owner {
+        Some(owner) if !is_account(owner) => Err(StepError::failed(format!(
+            "the owner of the bucket is `{owner}`, which is no account number"
+        ))),
+        _ => Ok(Target { object, owner: owner.map(str::to_owned) }),
+    }
+}
+
+fn is_account(text: &str) -> bool {
+    text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit())
+}
 
 fn check(input: &Input, findings: &mut Findings, owner: &str) {
     address(input, "source", findings, owner);
@@ -45,7 +141,7 @@ pub fn address(input: &Input, field: &str, findings: &mut Findings, owner: &str)
 
 pub fn bucket_owner(input: &Input, findings: &mut Findings, owner: &str) {
     let Some(text) = input.literal("expectedBucketOwner") else { return };
-    if text.len() != 12 || !text.bytes().all(|b| b.is_ascii_digit()) {
+    if !is_account(text) {
         let message =
             format!("`expectedBucketOwner` of {owner} is `{text}`, which is no account number of 12 digits");
         findings.warning(input.span_of("expectedBucketOwner"), "bucket-owner", message);

@@ -1,9 +1,10 @@
 //! WebDownload: fetched by the host, handed to the guest.
 
-use super::super::fetch::{self, Wanted};
+use super::super::fetch::{self, Kept, Wanted};
+use super::deliver::{Delivery, hash};
 use super::{Action, Context, Field, Input, Item, Kind, Output, Outputs, Platforms, Shape, StepError, Verb};
 use crate::support::diagnostic::Findings;
-use kiln_protocol::message::{Algorithm, EntryKind, Operation, Put, Reply};
+use kiln_protocol::message::{Algorithm, EntryKind};
 
 pub static ACTION: Action = Action {
     verb: Verb::WebDownload,
@@ -32,17 +33,36 @@ pub static ACTION: Action = Action {
     check: Some(check),
 };
 
-/// The file lies beside its place until it is verified, and is then moved there.
+/// What the document says that the file is.
+struct Digest<'a> {
+    kind: &'a str,
+    algorithm: Algorithm,
+    checksum: &'a str,
+}
+
+impl Digest<'_> {
+    /// What the store knows such a file by.
+    fn name(&self) -> String {
+        format!("{}:{}", self.kind, self.checksum.to_ascii_lowercase())
+    }
+
+    fn is(&self, found: &str) -> bool {
+        found.eq_ignore_ascii_case(self.checksum)
+    }
+}
+
 pub async fn run(step: &mut Context<'_>, item: &Item) -> Result<Outputs, StepError> {
-    let source = item.required("source").to_owned();
+    let source = item.required("source");
     let written = item.required("destination");
     let mut path = step.absolute(written.trim_end_matches(['/', '\\']));
     if written.ends_with(['/', '\\']) {
-        let name = fetch::file_name(&source)
+        let name = fetch::file_name(source)
             .ok_or_else(|| StepError::failed(format!("{source} does not end with a file name")))?;
         path = format!("{}/{name}", path.trim_end_matches('/'));
     }
-    let digest = item.text("checksum").zip(item.text("algorithm").and_then(algorithm));
+    let kind = item.text("algorithm").and_then(|kind| Some((kind, algorithm(kind)?)));
+    let digest = item.text("checksum").zip(kind);
+    let digest = digest.map(|(checksum, (kind, algorithm))| Digest { kind, algorithm, checksum });
     match step.stat(&path, true).await? {
         Some(entry) if entry.kind == EntryKind::Folder => {
             return Err(StepError::failed(format!("{path} is a folder; write {path}/ to download into it")));
@@ -51,8 +71,8 @@ pub async fn run(step: &mut Context<'_>, item: &Item) -> Result<Outputs, StepErr
             return Err(StepError::failed(format!("{path} exists, and overwrite is false")));
         }
         Some(_) => {
-            if let Some((checksum, algorithm)) = digest
-                && hash(step, &path, algorithm).await?.eq_ignore_ascii_case(checksum)
+            if let Some(digest) = &digest
+                && digest.is(&hash(step, &path, digest.algorithm).await?)
             {
                 step.say(&format!("{path} is there already, with the digest asked for"));
                 return Ok(destination(path));
@@ -60,25 +80,64 @@ pub async fn run(step: &mut Context<'_>, item: &Item) -> Result<Outputs, StepErr
         }
         None => {}
     }
-    let ignore_certificate_errors = item.flag("ignoreCertificateErrors", false);
-    let file = step.download(Wanted { source: source.clone(), ignore_certificate_errors }).await?;
-    let part = format!("{path}.kiln-{}", step.random_name()?);
-    let target =
-        Put { path: part.clone(), mode: 0o644, owner: None, group: None, overwrite: false, parents: true };
-    let bytes = step.put_file(target, file).await?;
-    if let Some((checksum, algorithm)) = digest {
-        let found = hash(step, &part, algorithm).await?;
-        if !found.eq_ignore_ascii_case(checksum) {
-            step.remove_quietly(&part).await?;
-            return Err(StepError::failed(format!(
-                "{source} has the {} digest {found}, not {checksum}",
-                item.required("algorithm")
-            )));
+    let bytes = match &digest {
+        Some(digest) => verified(step, item, &path, digest).await?,
+        None => {
+            let kept = download(step, item).await?;
+            let delivery = Delivery::begin(step, kept, &path).await?;
+            let bytes = delivery.bytes;
+            delivery.finish(step).await?;
+            bytes
         }
-    }
-    step.call(Operation::Rename { source: part, target: path.clone(), overwrite: true }).await?;
+    };
     step.say(&format!("{path}: {bytes} bytes from {source}"));
     Ok(destination(path))
+}
+
+async fn download(step: &mut Context<'_>, item: &Item) -> Result<Kept, StepError> {
+    let ignore_certificate_errors = item.flag("ignoreCertificateErrors", false);
+    step.download(Wanted::Web { source: item.required("source").into(), ignore_certificate_errors }).await
+}
+
+/// From the host's store where it has been fetched before, otherwise from the network; held to its
+/// digest in the guest either way. Bytes written.
+async fn verified(
+    step: &mut Context<'_>,
+    item: &Item,
+    path: &str,
+    digest: &Digest<'_>,
+) -> Result<u64, StepError> {
+    let store = &step.fetching()?.store;
+    let name = digest.name();
+    loop {
+        let known = store.find(&name);
+        let from_store = known.is_some();
+        let kept = match known {
+            Some(kept) => kept,
+            None => download(step, item).await?,
+        };
+        let sum = kept.digest.clone();
+        let delivery = Delivery::begin(step, kept, path).await?;
+        let found = delivery.hash(step, digest.algorithm).await?;
+        if digest.is(&found) {
+            let bytes = delivery.bytes;
+            delivery.finish(step).await?;
+            if from_store {
+                step.say("it has been fetched before");
+            } else {
+                // Without the note it is fetched again, no more.
+                let _ = store.note(&name, &sum, None);
+            }
+            return Ok(bytes);
+        }
+        delivery.give_up(step).await?;
+        if !from_store {
+            let (source, kind, checksum) = (item.required("source"), digest.kind, digest.checksum);
+            return Err(StepError::failed(format!("{source} has the {kind} digest {found}, not {checksum}")));
+        }
+        // The store's file has been damaged: fetch it anew.
+        store.forget(&name);
+    }
 }
 
 fn destination(path: String) -> Outputs {
@@ -93,13 +152,6 @@ fn algorithm(name: &str) -> Option<Algorithm> {
         "SHA512" => Algorithm::Sha512,
         _ => return None,
     })
-}
-
-async fn hash(step: &Context<'_>, path: &str, algorithm: Algorithm) -> Result<String, StepError> {
-    match step.call(Operation::Hash { path: path.to_owned(), algorithm }).await? {
-        Reply::Hash(digest) => Ok(digest),
-        other => Err(StepError::failed(format!("Hash was answered with {other:?}"))),
-    }
 }
 
 fn check(input: &Input, findings: &mut Findings, owner: &str) {

@@ -1,6 +1,51 @@
 //! Which addresses the host asks for a document.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// A range of addresses, such as `10.20.0.0/16`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    first: IpAddr,
+    bits: u8,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no network: write an address and its bits, such as 10.20.0.0/16")]
+pub struct NoNetwork(String);
+
+impl Network {
+    /// Every address there is.
+    pub const ALL: [Network; 2] = [
+        Network { first: IpAddr::V4(Ipv4Addr::UNSPECIFIED), bits: 0 },
+        Network { first: IpAddr::V6(Ipv6Addr::UNSPECIFIED), bits: 0 },
+    ];
+
+    pub fn holds(&self, address: IpAddr) -> bool {
+        let same = |one: u128, other: u128, width: u32| {
+            (one ^ other).checked_shr(width - u32::from(self.bits)).unwrap_or(0) == 0
+        };
+        match (self.first, address.to_canonical()) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => same(own.to_bits().into(), other.to_bits().into(), 32),
+            (IpAddr::V6(own), IpAddr::V6(other)) => same(own.to_bits(), other.to_bits(), 128),
+            _ => false,
+        }
+    }
+}
+
+impl std::str::FromStr for Network {
+    type Err = NoNetwork;
+
+    fn from_str(text: &str) -> Result<Network, NoNetwork> {
+        let (address, bits) = text.split_once('/').map_or((text, None), |(a, b)| (a, Some(b)));
+        let first: IpAddr = address.parse().map_err(|_| NoNetwork(text.into()))?;
+        let width = if first.is_ipv4() { 32 } else { 128 };
+        let bits = match bits {
+            Some(bits) => bits.parse().ok().filter(|b| *b <= width),
+            None => Some(width),
+        };
+        Ok(Network { first, bits: bits.ok_or_else(|| NoNetwork(text.into()))? })
+    }
+}
 
 /// Why an address is not asked, or None for one of the open network.
 pub fn refusal(address: IpAddr) -> Option<&'static str> {
@@ -43,7 +88,25 @@ fn refusal_v4(v4: Ipv4Addr) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::refusal;
+    use super::{Network, refusal};
+
+    #[test]
+    fn networks_hold_what_begins_as_they_do() {
+        for (network, inside, outside) in [
+            ("10.20.0.0/16", "10.20.255.1", "10.21.0.1"),
+            ("127.0.0.1", "::ffff:127.0.0.1", "127.0.0.2"),
+            ("0.0.0.0/0", "255.255.255.255", "::1"),
+            ("fd00::/8", "fdff::1", "fe00::1"),
+            ("::/0", "ffff::", "1.2.3.4"),
+        ] {
+            let network: Network = network.parse().unwrap();
+            assert!(network.holds(inside.parse().unwrap()), "{network:?} {inside}");
+            assert!(!network.holds(outside.parse().unwrap()), "{network:?} {outside}");
+        }
+        for bad in ["", "10.0.0.0/33", "10.0.0.0/", "10.0.0.0/-1", "::/129", "localhost"] {
+            assert!(bad.parse::<Network>().is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn only_the_open_network_is_asked() {

@@ -1,130 +1,201 @@
-//! One try of a download over HTTP, on a thread of its own.
+//! Requests over HTTP, on a thread of their own.
 
-use super::address::refusal;
-use super::{FetchError, Wanted};
+use super::gate::{Gate, refused};
+use super::store::Part;
+use super::{FetchError, Limits};
 use crate::support::wait::Impatience;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::time::{Duration, Instant};
-use tokio_util::sync::CancellationToken;
 use ureq::tls::{RootCerts, TlsConfig};
-use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{Connector, RustlsConnector};
+use ureq::{Body, SendBody, http};
 
-/// What is there of a download.
-#[derive(Debug, Default)]
-pub struct Progress {
-    /// Bytes in the file that can be kept.
-    bytes: u64,
-    /// What the server calls this state of the file; without it nothing can be taken up.
-    tag: Option<String>,
+/// Bytes of an answer that is not the file asked for.
+const ANSWER: u64 = 4 << 20;
+
+/// One request.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub method: &'static str,
+    pub url: String,
+    pub headers: Vec<(String, String)>,
 }
 
-/// Looks names up, also for redirects, and refuses what the host is not to ask. The connection goes
-/// to the very addresses that were looked at.
-#[derive(Debug, Default)]
-struct Careful {
-    private_networks: bool,
-    default: DefaultResolver,
+/// How a server is asked to go on with a file only if it is still the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GoOn {
+    /// Otherwise it sends all of the new one.
+    IfRange,
+    /// Otherwise it refuses.
+    IfMatch,
 }
 
-const REFUSED: &str = "kiln-refused: ";
+/// What came of asking for a file.
+pub enum Received {
+    /// The part is complete.
+    Complete,
+    /// The server's file still has the tag that was told.
+    Unchanged,
+    /// Another status.
+    Other(http::Response<Body>),
+}
 
-impl Resolver for Careful {
-    fn resolve(
-        &self,
-        uri: &ureq::http::Uri,
-        config: &ureq::config::Config,
-        timeout: NextTimeout,
-    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        let found = self.default.resolve(uri, config, timeout)?;
-        if self.private_networks {
-            return Ok(found);
+pub struct Client<'a> {
+    agent: ureq::Agent,
+    limits: &'a Limits,
+}
+
+impl Call {
+    pub fn get(url: impl Into<String>) -> Call {
+        Call { method: "GET", url: url.into(), headers: Vec::new() }
+    }
+
+    pub fn with(mut self, name: &str, value: impl Into<String>) -> Call {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+}
+
+impl Client<'_> {
+    /// `redirects` that are followed.
+    pub fn new(gate: Gate, redirects: u32, ignore_certificate_errors: bool, limits: &Limits) -> Client<'_> {
+        let left = limits
+            .deadline
+            .map(|d| d.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)));
+        let tls = TlsConfig::builder()
+            .root_certs(RootCerts::PlatformVerifier)
+            .disable_verification(ignore_certificate_errors)
+            .build();
+        let config = ureq::config::Config::builder()
+            .http_status_as_error(false)
+            .max_redirects(redirects)
+            .max_redirects_will_error(redirects > 0)
+            .proxy(None)
+            .user_agent(concat!("kiln/", env!("CARGO_PKG_VERSION")))
+            .accept_encoding("identity")
+            .timeout_connect(Some(Duration::from_secs(30)))
+            .timeout_recv_response(Some(Duration::from_secs(60)))
+            .timeout_per_read(Some(Duration::from_secs(60)))
+            .timeout_per_write(Some(Duration::from_secs(60)))
+            .timeout_global(left)
+            .tls_config(tls)
+            .build();
+        let connector = gate.chain(RustlsConnector::default());
+        Client { agent: ureq::Agent::with_parts(config, connector, DefaultResolver::default()), limits }
+    }
+
+    /// Sends the call with the first bytes of the file, so many of them.
+    pub fn send(&self, call: &Call, body: Option<(&File, u64)>) -> Result<http::Response<Body>, FetchError> {
+        let mut request = http::Request::builder().method(call.method).uri(&call.url);
+        for (name, value) in &call.headers {
+            request = request.header(name, value);
         }
-        for address in found.iter() {
-            if let Some(what) = refusal(address.ip()) {
-                let host = uri.host().unwrap_or("");
-                let text = format!(
-                    "{REFUSED}{host} is {what} ({}), which the host does not ask for a document",
-                    address.ip()
-                );
-                return Err(ureq::Error::Io(std::io::Error::other(text)));
+        let sent = match body {
+            // Some stores want to be told of a body that there is none of it.
+            None if call.method != "GET" => self.agent.run(
+                request.header("content-length", 0).body(SendBody::none()).map_err(|e| error(e.into()))?,
+            ),
+            None => self.agent.run(request.body(()).map_err(|e| error(e.into()))?),
+            Some((mut file, bytes)) => {
+                file.seek(SeekFrom::Start(0))?;
+                let request = request.header("content-length", bytes);
+                let mut reader = Interruptible { inner: file.take(bytes), limits: self.limits };
+                let body = SendBody::from_reader(&mut reader);
+                self.agent.run(request.body(body).map_err(|e| error(e.into()))?)
             }
+        };
+        sent.map_err(error)
+    }
+
+    /// Receives what a GET names, or what the part lacks of it. `tag` is that of a file that is here.
+    pub fn receive(
+        &self,
+        mut call: Call,
+        go_on: GoOn,
+        tag: Option<&str>,
+        part: &mut Part,
+    ) -> Result<Received, FetchError> {
+        if let (Some(tag), true) = (&part.tag, part.bytes > 0) {
+            let name = if go_on == GoOn::IfRange { "if-range" } else { "if-match" };
+            call = call.with("range", format!("bytes={}-", part.bytes)).with(name, tag);
+        } else if let Some(tag) = tag {
+            call = call.with("if-none-match", tag);
         }
-        Ok(found)
+        let mut response = self.send(&call, None)?;
+        let header = |name| header(&response, name);
+        let goes_on =
+            header("content-range").is_some_and(|r| r.starts_with(&format!("bytes {}-", part.bytes)));
+        match response.status().as_u16() {
+            206 if part.bytes > 0 && goes_on => {}
+            // A strong tag only: a weak one may stand for other bytes.
+            200 => {
+                let told = response.headers().iter();
+                let told = told.filter(|(name, _)| name.as_str().starts_with("x-amz-checksum-"));
+                let told = told.filter_map(|(n, v)| Some((n.to_string(), v.to_str().ok()?.to_owned())));
+                part.begin(header("etag").filter(|t| t.starts_with('"')), told.collect())?;
+            }
+            304 if tag.is_some() => return Ok(Received::Unchanged),
+            412 | 416 if part.bytes > 0 => {
+                part.begin(None, Vec::new())?;
+                return Err(FetchError::Connection("the file has changed in the meantime".into()));
+            }
+            _ => return Ok(Received::Other(response)),
+        }
+        part.file.seek(SeekFrom::Start(part.bytes))?;
+        let body = response.body_mut().with_config().limit(u64::MAX).reader();
+        let mut body = Interruptible { inner: body, limits: self.limits };
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            let read = body.read(&mut buffer).map_err(|e| self.broken(e))?;
+            if read == 0 {
+                return Ok(Received::Complete);
+            }
+            part.file.write_all(&buffer[..read])?;
+            part.bytes += read as u64;
+        }
+    }
+
+    fn broken(&self, error: std::io::Error) -> FetchError {
+        match self.limits.cancel.is_cancelled() {
+            true => Impatience::Cancelled { what: "a download".into() }.into(),
+            false => FetchError::Connection(error.to_string()),
+        }
     }
 }
 
-/// Receives the rest of a download into the file.
-pub fn receive(
-    wanted: &Wanted,
-    private_networks: bool,
-    deadline: Option<Instant>,
-    cancel: &CancellationToken,
-    file: &mut File,
-    progress: &mut Progress,
-) -> Result<(), FetchError> {
-    let scheme = wanted.source.split("://").next().unwrap_or("");
-    if !wanted.source.contains("://") || !matches!(scheme, "http" | "https") {
-        return Err(FetchError::Address(format!("`{}` is no http or https address", wanted.source)));
-    }
-    let left = deadline.map(|d| d.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)));
-    let tls = TlsConfig::builder()
-        .root_certs(RootCerts::PlatformVerifier)
-        .disable_verification(wanted.ignore_certificate_errors)
-        .build();
-    let config = ureq::config::Config::builder()
-        .http_status_as_error(false)
-        .max_redirects(10)
-        .proxy(None)
-        .user_agent(concat!("kiln/", env!("CARGO_PKG_VERSION")))
-        .accept_encoding("identity")
-        .timeout_connect(Some(Duration::from_secs(30)))
-        .timeout_recv_response(Some(Duration::from_secs(60)))
-        .timeout_per_read(Some(Duration::from_secs(60)))
-        .timeout_global(left)
-        .tls_config(tls)
-        .build();
-    let resolver = Careful { private_networks, ..Careful::default() };
-    let agent = ureq::Agent::with_parts(config, DefaultConnector::new(), resolver);
-    let mut request = agent.get(&wanted.source);
-    if let (Some(tag), true) = (&progress.tag, progress.bytes > 0) {
-        request = request.header("Range", format!("bytes={}-", progress.bytes)).header("If-Range", tag);
-    }
-    let mut response = request.call().map_err(error)?;
-    let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
-    let goes_on =
-        header("content-range").is_some_and(|r| r.starts_with(&format!("bytes {}-", progress.bytes)));
-    match response.status().as_u16() {
-        206 if progress.bytes > 0 && goes_on => {}
-        200 => {
-            // A strong tag only: a weak one may stand for other bytes.
-            *progress = Progress { bytes: 0, tag: header("etag").filter(|t| t.starts_with('"')) };
+/// A header's value.
+pub fn header(response: &http::Response<Body>, name: &str) -> Option<String> {
+    response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned)
+}
+
+/// The text of an answer, not longer than such texts are.
+pub fn text(response: &mut http::Response<Body>) -> Result<String, FetchError> {
+    let body = response.body_mut().with_config().limit(ANSWER);
+    body.read_to_string().map_err(error)
+}
+
+/// A stream that ends with an error once the work is called off.
+struct Interruptible<'a, R> {
+    inner: R,
+    limits: &'a Limits,
+}
+
+impl<R: Read> Read for Interruptible<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.limits.cancel.is_cancelled() {
+            return Err(std::io::Error::other("called off"));
         }
-        status => return Err(FetchError::Status(status)),
-    }
-    file.set_len(progress.bytes)?;
-    file.seek(SeekFrom::Start(progress.bytes))?;
-    let mut body = response.body_mut().with_config().limit(u64::MAX).reader();
-    let mut buffer = vec![0; 64 * 1024];
-    loop {
-        if cancel.is_cancelled() {
-            return Err(Impatience::Cancelled { what: "a download".into() }.into());
-        }
-        let read = body.read(&mut buffer).map_err(|e| FetchError::Connection(e.to_string()))?;
-        if read == 0 {
-            return Ok(());
-        }
-        file.write_all(&buffer[..read])?;
-        progress.bytes += read as u64;
+        self.inner.read(buffer)
     }
 }
 
 fn error(error: ureq::Error) -> FetchError {
-    let text = error.to_string();
-    if let Some((_, reason)) = text.split_once(REFUSED) {
-        return FetchError::Address(reason.to_owned());
+    if let Some(reason) = refused(&error) {
+        return FetchError::Address(reason);
     }
+    let text = error.to_string();
     match error {
         ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::HostNotFound => {
             FetchError::Address(text)

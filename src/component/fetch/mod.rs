@@ -1,33 +1,42 @@
 //! Fetching for a guest: the host asks the network, the guest gets a file.
 //!
-//! What is fetched lies in an unnamed file of the host until all of it is there,
-//! so the guest never sees a part, and a connection that breaks is taken up
-//! where it broke.
+//! What is fetched lies on the host until all of it is there, so the guest never
+//! sees a part, and a connection that breaks is taken up where it broke. What is
+//! complete is kept by its digest, for the next one who wants it.
 
 mod address;
+mod gate;
 mod http;
+pub mod s3;
+mod store;
 
-use crate::support::random;
+pub use address::{Network, NoNetwork};
+pub use store::{Kept, Store};
+
 use crate::support::wait::{Impatience, Patience};
-use std::fs::File;
-use std::io::{Seek, SeekFrom};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use gate::Gate;
+use http::{Call, Client, GoOn};
+use s3::{S3, Target};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use store::Part;
+use tokio_util::sync::CancellationToken;
 
 /// How a run may fetch.
 #[derive(Clone, Debug)]
 pub struct Fetching {
-    /// Where downloads lie on the host until the guest has them.
-    pub folder: PathBuf,
-    /// Also from loopback, link-local and private addresses: the host's own network.
-    pub private_networks: bool,
+    pub store: Store,
+    /// Of the host's own networks (loopback, link-local, private), those that may be asked.
+    pub networks: Vec<Network>,
+    /// None: no bucket may be used.
+    pub s3: Option<Arc<S3>>,
 }
 
 /// What is asked for.
 #[derive(Clone, Debug)]
-pub struct Wanted {
-    pub source: String,
-    pub ignore_certificate_errors: bool,
+pub enum Wanted {
+    Web { source: String, ignore_certificate_errors: bool },
+    Object(Target),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -36,67 +45,178 @@ pub enum FetchError {
     Address(String),
     #[error("the server answered with status {0}")]
     Status(u16),
+    #[error("{}", store_refusal(*.status, .code, .message))]
+    Store { status: u16, code: String, message: String },
     #[error("the connection failed: {0}")]
     Connection(String),
-    #[error("cannot keep the download on the host: {0}")]
+    #[error("the server's answer makes no sense: {0}")]
+    Nonsense(String),
+    #[error("cannot keep the data on the host: {0}")]
     Disk(#[from] std::io::Error),
     #[error(transparent)]
     Impatience(#[from] Impatience),
 }
 
-/// Tries of one download.
+/// Takes lines for the step's log.
+pub type Say<'a> = dyn FnMut(&str) + Send + 'a;
+
+/// Tries of one request.
 const ATTEMPTS: u32 = 5;
+
+/// What bounds the work on a thread.
+pub struct Limits {
+    deadline: Option<Instant>,
+    cancel: CancellationToken,
+}
+
+/// What came of asking for a file.
+enum Received {
+    Complete,
+    Unchanged,
+}
 
 impl FetchError {
     /// Whether another try may help.
     fn passes(&self) -> bool {
-        matches!(self, FetchError::Connection(_) | FetchError::Status(408 | 429 | 500..=599))
-    }
-}
-
-/// A download that is complete: an unnamed file, read from its start.
-pub async fn download(
-    settings: &Fetching,
-    wanted: &Wanted,
-    patience: &Patience,
-    mut say: impl FnMut(&str) + Send,
-) -> Result<File, FetchError> {
-    let mut file = unnamed(&settings.folder)?;
-    let mut progress = http::Progress::default();
-    let mut pause = Duration::from_secs(1);
-    for attempt in 1.. {
-        let (wanted, private) = (wanted.clone(), settings.private_networks);
-        let deadline = patience.deadline.map(tokio::time::Instant::into_std);
-        let cancel = patience.cancel.clone();
-        let work = move || {
-            let result = http::receive(&wanted, private, deadline, &cancel, &mut file, &mut progress);
-            (result, file, progress)
-        };
-        let ended = patience.wait("a download", tokio::task::spawn_blocking(work)).await?;
-        let (result, returned, so_far) =
-            ended.map_err(|e| FetchError::Connection(format!("the download was given up: {e}")))?;
-        (file, progress) = (returned, so_far);
-        match result {
-            Ok(()) => break,
-            Err(e) if attempt < ATTEMPTS && e.passes() => {
-                say(&format!("attempt {attempt} of {ATTEMPTS} failed: {e}"));
-                patience.wait("the next attempt of a download", tokio::time::sleep(pause)).await?;
-                pause *= 2;
+        match self {
+            FetchError::Connection(_) => true,
+            FetchError::Status(status) | FetchError::Store { status, .. } => {
+                matches!(status, 408 | 429 | 500..=599)
             }
-            Err(e) => return Err(e),
+            _ => false,
         }
     }
-    file.seek(SeekFrom::Start(0))?;
-    Ok(file)
 }
 
-/// A file without a name: it goes away with its handle, however kiln ends.
-fn unnamed(folder: &Path) -> std::io::Result<File> {
-    std::fs::create_dir_all(folder)?;
-    let path = folder.join(format!("download-{}", random::hexadecimal(8)?));
-    let file = File::options().read(true).write(true).create_new(true).open(&path)?;
-    std::fs::remove_file(&path)?;
-    Ok(file)
+fn store_refusal(status: u16, code: &str, message: &str) -> String {
+    match (code, message) {
+        ("", _) => format!("the store answered with status {status}"),
+        (code, "") => format!("the store answered {code} ({status})"),
+        (code, message) => format!("the store answered {code} ({status}): {message}"),
+    }
+}
+
+/// Tries until it succeeds, fails for good, or the tries are used up. The work is done on a thread.
+async fn attempts<T: Send + 'static>(
+    what: &str,
+    patience: &Patience,
+    say: &mut Say<'_>,
+    work: impl Fn(&Limits) -> Result<T, FetchError> + Send + Sync + 'static,
+) -> Result<T, FetchError> {
+    let work = Arc::new(work);
+    let mut pause = Duration::from_secs(1);
+    let mut attempt = 1;
+    loop {
+        let deadline = patience.deadline.map(tokio::time::Instant::into_std);
+        let limits = Limits { deadline, cancel: patience.cancel.clone() };
+        let work = work.clone();
+        let thread = tokio::task::spawn_blocking(move || work(&limits));
+        let ended = patience.wait(what, thread).await?;
+        match ended.unwrap_or_else(|e| Err(FetchError::Connection(format!("{what} was given up: {e}")))) {
+            Err(e) if attempt < ATTEMPTS && e.passes() => {
+                say(&format!("attempt {attempt} of {ATTEMPTS} failed: {e}"));
+                patience.wait(what, tokio::time::sleep(pause)).await?;
+                pause *= 2;
+                attempt += 1;
+            }
+            ended => return ended,
+        }
+    }
+}
+
+/// A file that is complete, from the store where it is known to be the one that the server has.
+pub async fn download(
+    fetching: &Fetching,
+    wanted: Wanted,
+    patience: &Patience,
+    say: &mut Say<'_>,
+) -> Result<Kept, FetchError> {
+    let (fetching, part) = (fetching.clone(), Mutex::new(None));
+    let name = wanted.name(&fetching)?;
+    let work = move |limits: &Limits| {
+        let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
+        if part.is_none() {
+            *part = Some(fetching.store.part(&name)?);
+        }
+        let known = fetching.store.find(&name);
+        let tag = known.as_ref().and_then(|k| k.tag.as_deref());
+        let under_way = part.as_mut().expect("opened above");
+        match (wanted.receive(&fetching, tag, under_way, limits)?, known) {
+            (Received::Unchanged, Some(known)) => Ok(known),
+            _ => Ok(fetching.store.keep(part.take().expect("opened above"), &name)?),
+        }
+    };
+    attempts("a download", patience, say, work).await
+}
+
+/// The objects below a prefix.
+pub async fn list(
+    s3: Arc<S3>,
+    target: Target,
+    patience: &Patience,
+    say: &mut Say<'_>,
+) -> Result<Vec<s3::Listed>, FetchError> {
+    attempts("a list of objects", patience, say, move |limits| s3::list(&s3, &target, limits)).await
+}
+
+impl Fetching {
+    /// # Errors
+    /// The settings allow no bucket at all.
+    pub fn s3(&self) -> Result<&Arc<S3>, FetchError> {
+        self.s3.as_ref().ok_or_else(|| {
+            FetchError::Address(
+                "documents may not use S3 here: name the buckets that they may use in settings.yaml in kiln's home folder, as documents: {s3: {buckets: [NAME]}}".into(),
+            )
+        })
+    }
+}
+
+impl std::fmt::Display for Wanted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Wanted::Web { source, .. } => f.write_str(source),
+            Wanted::Object(target) => target.object.fmt(f),
+        }
+    }
+}
+
+impl Wanted {
+    /// What the store knows it by.
+    fn name(&self, fetching: &Fetching) -> Result<String, FetchError> {
+        Ok(match self {
+            // What came without a look at the certificate must not pass for what came with one.
+            Wanted::Web { source, ignore_certificate_errors: true } => format!("unchecked {source}"),
+            Wanted::Web { source, .. } => source.clone(),
+            Wanted::Object(target) => {
+                let endpoint = fetching.s3()?.endpoint.as_deref().unwrap_or("aws");
+                format!("{endpoint} {}", target.object)
+            }
+        })
+    }
+
+    fn receive(
+        &self,
+        fetching: &Fetching,
+        tag: Option<&str>,
+        part: &mut Part,
+        limits: &Limits,
+    ) -> Result<Received, FetchError> {
+        match self {
+            Wanted::Object(target) => s3::receive(fetching.s3()?, target, tag, part, limits),
+            Wanted::Web { source, ignore_certificate_errors } => {
+                if !["http://", "https://"].iter().any(|s| source.starts_with(s)) {
+                    return Err(FetchError::Address(format!("`{source}` is no http or https address")));
+                }
+                let gate = Gate { networks: fetching.networks.clone() };
+                let client = Client::new(gate, 10, *ignore_certificate_errors, limits);
+                match client.receive(Call::get(source), GoOn::IfRange, tag, part)? {
+                    http::Received::Complete => Ok(Received::Complete),
+                    http::Received::Unchanged => Ok(Received::Unchanged),
+                    http::Received::Other(response) => Err(FetchError::Status(response.status().as_u16())),
+                }
+            }
+        }
+    }
 }
 
 /// The file name that an address ends with.

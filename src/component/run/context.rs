@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::Options;
 use super::log::StepLog;
-use crate::component::fetch::{self, FetchError, Fetching, Wanted};
+use crate::component::fetch::s3::{self, Listed, Target, UploadError};
+use crate::component::fetch::{self, FetchError, Fetching, Kept, Wanted};
 
 /// Bytes of standard output, or of a file, that can be chained. The log gets everything.
 pub const CAPTURE: usize = 1 << 20;
@@ -207,20 +208,47 @@ impl<'a> Context<'a> {
         Ok(bytes.into_inner())
     }
 
+    /// How the run may fetch.
+    pub fn fetching(&self) -> Result<&'a Fetching, StepError> {
+        self.fetching.ok_or_else(|| StepError::failed("this run may not fetch anything from the network"))
+    }
+
     /// A file from the network, complete, on the host.
-    pub async fn download(&mut self, wanted: Wanted) -> Result<std::fs::File, StepError> {
-        let Some(fetching) = self.fetching else {
-            return Err(StepError::failed("this run may not fetch anything from the network"));
+    pub async fn download(&mut self, wanted: Wanted) -> Result<Kept, StepError> {
+        let fetching = self.fetching()?;
+        let what = wanted.to_string();
+        let mut say = line_by_line(&mut self.log);
+        let fetched = fetch::download(fetching, wanted, self.patience, &mut say).await;
+        fetched.map_err(|e| not_fetched(format!("{what} cannot be fetched"), e))
+    }
+
+    /// The objects below a prefix.
+    pub async fn list_objects(&mut self, target: Target) -> Result<Vec<Listed>, StepError> {
+        let what = format!("{} cannot be listed", target.object);
+        let s3 = match self.fetching()?.s3() {
+            Ok(s3) => s3.clone(),
+            Err(e) => return Err(not_fetched(what, e)),
         };
-        let log = &mut self.log;
-        let say = |line: &str| {
-            log.write(line.as_bytes(), false);
-            log.write(b"\n", false);
+        let mut say = line_by_line(&mut self.log);
+        fetch::list(s3, target, self.patience, &mut say).await.map_err(|e| not_fetched(what, e))
+    }
+
+    /// Sends a file of the guest to S3.
+    pub async fn upload(&mut self, path: &str, bytes: u64, target: Target) -> Result<(), StepError> {
+        let fetching = self.fetching()?;
+        let what = format!("{path} cannot be sent to {}", target.object);
+        let s3 = match fetching.s3() {
+            Ok(s3) => s3.clone(),
+            Err(e) => return Err(not_fetched(what, e)),
         };
-        let source = wanted.source.clone();
-        fetch::download(fetching, &wanted, self.patience, say).await.map_err(|e| match e {
-            FetchError::Impatience(impatience) => GuestError::Impatience(impatience).into(),
-            other => StepError::failed(format!("{source} cannot be fetched: {other}")),
+        let spool = fetching.store.unnamed().map_err(|e| not_fetched(what.clone(), e.into()))?;
+        let source = s3::Source { guest: self.guest, path, bytes };
+        let mut say = line_by_line(&mut self.log);
+        let sent = s3::upload(s3, target.into(), source, spool, self.patience, &mut say).await;
+        sent.map_err(|e| match e {
+            UploadError::Guest(e) => e.into(),
+            UploadError::Fetch(e) => not_fetched(what, e),
+            changed => StepError::failed(format!("{what}: {changed}")),
         })
     }
 
@@ -370,6 +398,21 @@ impl<'a> Context<'a> {
 
 fn unexpected(asked: &str, reply: &Reply) -> StepError {
     StepError::Fatal(GuestError::Protocol(format!("{asked} was answered with {reply:?}")))
+}
+
+fn not_fetched(what: String, error: FetchError) -> StepError {
+    match error {
+        FetchError::Impatience(impatience) => GuestError::Impatience(impatience).into(),
+        other => StepError::failed(format!("{what}: {other}")),
+    }
+}
+
+/// Writes lines to the log.
+fn line_by_line(log: &mut StepLog<'_>) -> impl FnMut(&str) + Send {
+    |line| {
+        log.write(line.as_bytes(), false);
+        log.write(b"\n", false);
+    }
 }
 
 /// Passes output on and keeps the first part of standard output.

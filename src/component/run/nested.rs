@@ -6,14 +6,17 @@ use super::state::{Nested, RunState, Status, StepCursor};
 use super::step::output;
 use super::{Level, Runner, Walked, place};
 use crate::component::action::execute_document::DEPTH;
+use crate::component::action::target_of;
 use crate::component::action::{Item, Resolved};
 use crate::component::bind::{Component, Strictness};
 use crate::component::document::{Document, Rules};
+use crate::component::fetch::Wanted;
 use crate::component::plan::{PlannedStep, plan};
 use crate::guest::GuestError;
 use crate::support::source::Source;
 use crate::support::wait::Patience;
 use crate::support::{clock, random};
+use std::io::Read;
 
 /// What came of it.
 pub enum Inside {
@@ -50,7 +53,8 @@ impl Runner<'_> {
         let nested = match cursor.nested.take() {
             Some(nested) => *nested,
             None => {
-                let text = self.fetch(planned, &address, patience).await?;
+                let owner = item.text("document-s3-bucket-owner");
+                let text = self.fetch(planned, &address, owner, patience).await?;
                 let id = random::uuid().map_err(|e| StepError::Fatal(GuestError::Local(e)))?;
                 Nested { text, state: RunState::new(id) }
             }
@@ -108,14 +112,27 @@ impl Runner<'_> {
         &mut self,
         planned: &PlannedStep,
         address: &str,
+        owner: Option<&str>,
         patience: &Patience,
     ) -> Result<String, StepError> {
-        if !address.starts_with('/') {
+        if address.starts_with("arn:") {
             return self.provider.document(address).await.map_err(StepError::failed);
         }
         let log = StepLog::new(self.observer, place(planned, 0), self.secrets, true);
-        let context = Context::new(self.guest, patience, Vec::new(), self.options, log);
-        let bytes = context.read(address, LIMIT).await?;
+        let mut context = Context::new(self.guest, patience, Vec::new(), self.options, log);
+        let bytes = match address.starts_with("s3://") {
+            true => {
+                let kept = context.download(Wanted::Object(target_of(address, owner)?)).await?;
+                let mut bytes = Vec::new();
+                let read = kept.file.take(LIMIT + 1).read_to_end(&mut bytes);
+                read.map_err(|e| StepError::Fatal(GuestError::Local(e)))?;
+                if bytes.len() as u64 > LIMIT {
+                    return Err(StepError::failed(format!("{address} has more than {LIMIT} bytes")));
+                }
+                bytes
+            }
+            false => context.read(address, LIMIT).await?,
+        };
         String::from_utf8(bytes).map_err(|_| StepError::failed(format!("{address} is no UTF-8 text")))
     }
 }

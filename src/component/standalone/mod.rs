@@ -39,6 +39,8 @@ pub struct Request {
     pub log_directory: PathBuf,
     /// Of scripts, and where relative paths of actions count from.
     pub working_directory: PathBuf,
+    /// None: actions that fetch from the network fail.
+    pub fetching: Option<Fetching>,
     /// Also tell on standard error what goes to console.log.
     pub trace: bool,
 }
@@ -107,8 +109,7 @@ pub async fn run(
         execution_id: Some(kept.execution_id.clone()),
         working_directory: kept.working_directory.clone(),
         reboots: run::Reboots::HandOver,
-        // A document on this machine may ask what this machine may ask.
-        fetching: Some(Fetching { folder: request.state_directory.clone(), private_networks: true }),
+        fetching: request.fetching.clone(),
         ..Options::default()
     };
     let phases: Vec<&str> = kept.phases.iter().map(String::as_str).collect();

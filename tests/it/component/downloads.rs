@@ -1,11 +1,8 @@
 //! WebDownload: a small server that also misbehaves.
 
 use super::rig::{Rig, output, statuses, steps};
-use kiln::component::fetch::Fetching;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use super::web::{Server, reply, rest};
+use kiln::component::fetch::{Fetching, Store};
 
 const BODY: &str = "the content\n";
 const WRONG: &str = "33d2e65fd4d5a9da1aafc2d7e8d3fca9ebaa6d8bbf3f8a5b1a4a2ad4ee2ee6a2";
@@ -15,85 +12,30 @@ fn long() -> Vec<u8> {
     (0..200_000u32).flat_map(u32::to_le_bytes).collect()
 }
 
-#[derive(Clone)]
-struct Server {
-    base: String,
-    /// Requests per path, with their Range.
-    seen: Arc<Mutex<HashMap<String, Vec<String>>>>,
+async fn server() -> Server {
+    Server::start(|asked| match asked.path.as_str() {
+        "/a.txt" | "/dir/a.txt?x=1" => reply("200 OK", "", BODY.as_bytes()),
+        "/moved" => reply("302 Found", "Location: /a.txt\r\n", b""),
+        "/forever" => reply("302 Found", "Location: /forever\r\n", b""),
+        "/flaky" if asked.count == 1 => reply("503 Busy", "", b""),
+        "/flaky" => reply("200 OK", "", BODY.as_bytes()),
+        "/cut" => rest(asked, &long()).unwrap_or_else(|| {
+            let mut all = reply("200 OK", "ETag: \"v1\"\r\n", &long());
+            all.truncate(300_000);
+            all
+        }),
+        _ => reply("404 Not Found", "", b"nothing here"),
+    })
+    .await
 }
 
-impl Server {
-    async fn start() -> Server {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let base = format!("http://{}", listener.local_addr().unwrap());
-        let server = Server { base, seen: Arc::default() };
-        let own = server.clone();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(own.clone().answer(stream));
-            }
-        });
-        server
-    }
-
-    async fn answer(self, mut stream: TcpStream) {
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            match stream.read_u8().await {
-                Ok(byte) => head.push(byte),
-                Err(_) => return,
-            }
-        }
-        let head = String::from_utf8_lossy(&head).into_owned();
-        let path = head.split(' ').nth(1).unwrap().to_owned();
-        let range = head.lines().find_map(|l| l.to_lowercase().strip_prefix("range: ").map(str::to_owned));
-        let count = {
-            let mut seen = self.seen.lock().unwrap();
-            let list = seen.entry(path.clone()).or_default();
-            list.push(range.clone().unwrap_or_default());
-            list.len()
-        };
-        let reply = |status: &str, extra: &str, body: &[u8]| {
-            let head = format!(
-                "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n{extra}\r\n",
-                body.len()
-            );
-            [head.as_bytes(), body].concat()
-        };
-        let bytes = match path.as_str() {
-            "/a.txt" | "/dir/a.txt?x=1" => reply("200 OK", "", BODY.as_bytes()),
-            "/moved" => reply("302 Found", "Location: /a.txt\r\n", b""),
-            "/forever" => reply("302 Found", "Location: /forever\r\n", b""),
-            "/flaky" if count == 1 => reply("503 Busy", "", b""),
-            "/flaky" => reply("200 OK", "", BODY.as_bytes()),
-            "/cut" => match range.as_deref() {
-                None => {
-                    let mut all = reply("200 OK", "ETag: \"v1\"\r\n", &long());
-                    all.truncate(300_000);
-                    all
-                }
-                Some(range) => {
-                    let from: usize =
-                        range.trim_start_matches("bytes=").trim_end_matches('-').parse().unwrap();
-                    let end = long().len();
-                    let extra = format!("Content-Range: bytes {from}-{}/{end}\r\n", end - 1);
-                    reply("206 Partial Content", &extra, &long()[from..])
-                }
-            },
-            _ => reply("404 Not Found", "", b"nothing here"),
-        };
-        let _ = stream.write_all(&bytes).await;
-        let _ = stream.shutdown().await;
-    }
-
-    fn requests(&self, path: &str) -> Vec<String> {
-        self.seen.lock().unwrap().get(path).cloned().unwrap_or_default()
-    }
-}
-
-async fn rig(private_networks: bool) -> Rig {
+async fn rig(networks: &[&str]) -> Rig {
     let mut rig = Rig::new().await;
-    rig.options.fetching = Some(Fetching { folder: rig.path("spool").into(), private_networks });
+    rig.options.fetching = Some(Fetching {
+        store: Store::new(rig.path("store"), 1 << 30),
+        networks: networks.iter().map(|n| n.parse().unwrap()).collect(),
+        s3: None,
+    });
     rig
 }
 
@@ -103,8 +45,8 @@ fn download(base: &str, inputs: &str) -> String {
 
 #[tokio::test]
 async fn files_land_where_the_destination_says() {
-    let server = Server::start().await;
-    let mut rig = rig(true).await;
+    let server = server().await;
+    let mut rig = rig(&["127.0.0.1"]).await;
     let report = rig
         .run(&download(
             &server.base,
@@ -119,13 +61,12 @@ async fn files_land_where_the_destination_says() {
         output(&report, "Get", "destination"),
         ["x/y/b.txt", "z/a.txt", "rel"].map(|n| rig.path(n)).join("|")
     );
-    assert_eq!(std::fs::read_dir(rig.path("spool")).unwrap().count(), 0);
 }
 
 #[tokio::test]
 async fn digests_and_existing_files_are_heeded() {
-    let server = Server::start().await;
-    let mut rig = rig(true).await;
+    let server = server().await;
+    let mut rig = rig(&["127.0.0.1"]).await;
     let digest = {
         let out = std::process::Command::new("sh")
             .args(["-c", "printf 'the content\\n' | sha256sum"])
@@ -139,7 +80,7 @@ async fn digests_and_existing_files_are_heeded() {
         let report = rig.run(&download(&server.base, &verified)).await;
         assert_eq!(statuses(&report), ["Get success"], "{:?}", report.failure);
         // The second time the file is there already.
-        assert_eq!(server.requests("/a.txt").len(), expected_requests);
+        assert_eq!(server.asked("/a.txt").len(), expected_requests);
     }
     for (inputs, part) in [
         (
@@ -158,14 +99,14 @@ async fn digests_and_existing_files_are_heeded() {
     }
     let left: Vec<_> =
         std::fs::read_dir(rig.folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert_eq!(left.len(), 2, "only f and spool: {left:?}");
-    assert_eq!(server.requests("/none").len(), 1, "what is not there is not asked for again");
+    assert_eq!(left.len(), 2, "only f and the store: {left:?}");
+    assert_eq!(server.asked("/none").len(), 1, "what is not there is not asked for again");
 }
 
 #[tokio::test]
 async fn a_bad_connection_is_taken_up_where_it_broke() {
-    let server = Server::start().await;
-    let mut rig = rig(true).await;
+    let server = server().await;
+    let mut rig = rig(&["127.0.0.1"]).await;
     let report = rig
         .run(&download(
             &server.base,
@@ -174,16 +115,17 @@ async fn a_bad_connection_is_taken_up_where_it_broke() {
         .await;
     assert_eq!(statuses(&report), ["Get success"], "{:?}", report.failure);
     assert!(std::fs::read(rig.path("cut")).unwrap() == long());
-    let cut = server.requests("/cut");
+    let cut = server.asked("/cut");
     assert_eq!(cut.len(), 2);
-    assert!(cut[1].starts_with("bytes="), "{cut:?}");
-    assert_eq!(server.requests("/flaky").len(), 2);
+    assert_eq!(cut[1].header("if-range"), "\"v1\"");
+    assert!(cut[1].header("range").starts_with("bytes="), "{cut:?}");
+    assert_eq!(server.asked("/flaky").len(), 2);
 }
 
 #[tokio::test]
 async fn the_hosts_own_network_is_not_asked() {
-    let server = Server::start().await;
-    let mut rig = rig(false).await;
+    let server = server().await;
+    let mut rig = rig(&[]).await;
     let by_name = server.base.replace("127.0.0.1", "localhost");
     for source in [
         server.base.as_str(),
@@ -196,7 +138,7 @@ async fn the_hosts_own_network_is_not_asked() {
         let message = rig.run(&text).await.failure.unwrap().message;
         assert!(message.contains("which the host does not ask"), "{source}: {message}");
     }
-    assert!(server.requests("/a.txt").is_empty());
+    assert!(server.asked("/a.txt").is_empty());
     rig.options.fetching = None;
     let message = rig
         .run(&download(&server.base, "{source: 'BASE/a.txt', destination: HERE/f}"))

@@ -7,6 +7,8 @@ mod flow;
 mod hostile;
 mod reboots;
 mod rig;
+mod s3;
 mod standalone;
 mod update_os;
+mod web;
 mod windows;

@@ -1,6 +1,7 @@
 //! `kiln component run`, with the flags of awstoe.
 
 use crate::cli::Settings;
+use crate::cli::settings::Runner;
 use crate::component::provider::{Nothing, Provider, Values};
 use crate::component::standalone::{
     self, Config, ConfigError, Given, Request, StandaloneError, parse_parameters,
@@ -99,7 +100,8 @@ pub async fn run(
         Some(path) => Box::new(Values::load(path).map_err(|e| Failure::new(FailureKind::Input, e))?),
         None => Box::new(Nothing),
     };
-    let request = request(arguments, settings).map_err(input)?;
+    let fetching = settings.fetching(Runner::Machine)?;
+    let request = Request { fetching: Some(fetching), ..request(arguments, settings).map_err(input)? };
     let start = Patience::new(Duration::from_secs(60), cancel);
     let guest =
         LocalGuest::start(&start).await.map_err(|e| Failure::from_error(FailureKind::Environment, &e))?;
@@ -139,6 +141,7 @@ fn request(arguments: Arguments, settings: &Settings) -> Result<Request, ConfigE
         state_directory: arguments.state_directory.or(config.state_directory).unwrap_or_else(home),
         log_directory: arguments.log_directory.or(config.log_directory).unwrap_or_else(|| ".".into()),
         working_directory: arguments.working_directory,
+        fetching: None,
         trace: arguments.trace || config.trace,
     })
 }

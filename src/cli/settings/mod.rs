@@ -1,5 +1,13 @@
 //! What the command line, the environment and the home folder say. Read here and nowhere else.
 
+mod aws;
+mod documents;
+
+pub use documents::Runner;
+
+use documents::Documents;
+
+use crate::component::fetch::Fetching;
 use crate::machine::accelerator::Choice;
 use crate::model::{Failure, FailureKind};
 use std::path::PathBuf;
@@ -45,6 +53,20 @@ impl Settings {
         let home = std::path::absolute(&home)
             .map_err(|e| Failure::new(FailureKind::Input, format!("--home {}: {e}", home.display())))?;
         Ok(Settings { home, accel: global.accel, format: global.format, progress: global.progress })
+    }
+}
+
+impl Settings {
+    /// What documents may fetch, by whom they are run.
+    ///
+    /// # Errors
+    /// What is wrong with settings.yaml.
+    pub fn fetching(&self, runner: Runner) -> Result<Fetching, Failure> {
+        let folder = match runner {
+            Runner::Guest => "downloads",
+            Runner::Machine => "component-downloads",
+        };
+        Ok(Documents::load(&self.home)?.fetching(runner, &self.home.join(folder)))
     }
 }
 

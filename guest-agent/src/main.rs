@@ -8,6 +8,7 @@
 //!   other end of a socket pair.
 //! * as process 1: it is the init of kiln's appliance.
 
+mod connect;
 mod copy;
 mod devices;
 mod error;

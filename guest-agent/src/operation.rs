@@ -6,7 +6,9 @@ use kiln_protocol::message::{ErrorKind, FromAgent, Mode, Operation, Reply};
 
 use crate::error::{Outcome, failed};
 use crate::request::Request;
-use crate::{copy, devices, exec, facts, files, filesystem, hash, modules, network, power, transfer, tree};
+use crate::{
+    connect, copy, devices, exec, facts, files, filesystem, hash, modules, network, power, transfer, tree,
+};
 
 /// The last message of a request, and what to do once it is sent.
 pub struct Answer {
@@ -35,6 +37,7 @@ fn reply(request: &Request, operation: Operation, mode: Mode) -> Outcome<Reply> 
         O::Get { path, offset, length } => transfer::get(request, &path, offset, length),
         O::WriteAt { path, offset } => transfer::write_at(request, &path, offset),
         O::Append { path } => transfer::append(request, &path),
+        O::Connect { address, port } => connect::to(request, &address, port),
         O::Tree(tree) => tree::send(request, &tree),
         O::List { path, recursive, after, limit } => {
             tree::list(request, &path, recursive, after.as_deref(), limit)

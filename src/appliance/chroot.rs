@@ -3,8 +3,10 @@
 
 use async_trait::async_trait;
 use kiln_protocol::message::{Address, EntryKind, ErrorKind, Exec, Exited, Failed, Operation, Reply};
+use std::net::SocketAddr;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot};
 
 use super::tree::{Access, PLACE};
 use super::{Appliance, ApplianceError, DiskProblem, explain};
@@ -288,6 +290,17 @@ impl Guest for Chroot {
         patience: &Patience,
     ) -> Result<u64, GuestError> {
         let result = self.appliance.guest().get(operation, limit, sink, patience).await;
+        self.explained(result, patience).await
+    }
+
+    async fn connect(
+        &self,
+        address: SocketAddr,
+        stream: UnixStream,
+        begun: oneshot::Sender<()>,
+        patience: &Patience,
+    ) -> Result<(), GuestError> {
+        let result = self.appliance.guest().connect(address, stream, begun, patience).await;
         self.explained(result, patience).await
     }
 

@@ -10,11 +10,13 @@ use crate::machine::{Exit, Identity, Machine};
 use crate::support::wait::{Impatience, Patience};
 use async_trait::async_trait;
 use kiln_protocol::message::{Exec, Exited, Operation, PowerAction, Reply};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot};
 
 /// From asking the guest to go down to the end of its machine. systemd gives a service 90 s.
 const DOWN_LIMIT: Duration = Duration::from_secs(180);
@@ -195,6 +197,20 @@ impl Guest for BootedGuest {
     ) -> Result<u64, GuestError> {
         let now = self.now();
         match now.session.get(operation, limit, sink, patience).await {
+            Err(e) => Err(explain(&now.machine, e, patience).await),
+            ok => ok,
+        }
+    }
+
+    async fn connect(
+        &self,
+        address: SocketAddr,
+        stream: UnixStream,
+        begun: oneshot::Sender<()>,
+        patience: &Patience,
+    ) -> Result<(), GuestError> {
+        let now = self.now();
+        match now.session.connect(address, stream, begun, patience).await {
             Err(e) => Err(explain(&now.machine, e, patience).await),
             ok => ok,
         }

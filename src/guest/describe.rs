@@ -14,6 +14,7 @@ pub fn operation(operation: &Operation) -> String {
         O::Get { path, .. } => format!("get {path}"),
         O::WriteAt { path, offset } => format!("write {path} at {offset}"),
         O::Append { path } => format!("append to {path}"),
+        O::Connect { port, .. } => format!("connect to port {port} of the guest's own"),
         O::Tree(tree) => format!("walk {}", tree.root),
         O::Stat { path, .. } => format!("stat {path}"),
         O::Hash { path, .. } => format!("hash {path}"),

@@ -15,8 +15,11 @@ pub use files::{Capture, GuestFiles, Output};
 use async_trait::async_trait;
 use kiln_protocol::message::{Exec, Exited, Facts, Failed, Operation, Put, Reply};
 use session::Interaction;
+use std::net::SocketAddr;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixStream;
 use tokio::sync::mpsc;
+use tokio::sync::oneshot;
 
 use crate::support::wait::{Impatience, Patience};
 
@@ -87,6 +90,19 @@ pub trait Guest: Send + Sync {
         sink: &mut (dyn AsyncWrite + Send + Unpin),
         patience: &Patience,
     ) -> Result<u64, GuestError>;
+
+    /// Connects to an address of the guest's own, loopback included, and passes on what comes from
+    /// either end until one of them closes. `begun` is told once the connection stands.
+    ///
+    /// # Errors
+    /// [`GuestError::Refused`] with NotFound when the address is not the guest's.
+    async fn connect(
+        &self,
+        address: SocketAddr,
+        stream: UnixStream,
+        begun: oneshot::Sender<()>,
+        patience: &Patience,
+    ) -> Result<(), GuestError>;
 
     /// Reboots, and returns when the next boot is over: same disk, new boot id.
     async fn reboot(&self, patience: &Patience) -> Result<(), GuestError>;

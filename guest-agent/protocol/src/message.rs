@@ -27,7 +27,7 @@ pub enum FromAgent {
     Hello(Hello),
     /// Sign of life, id 0, every `Welcome::beat_ms`.
     Beat { sequence: u64, memory_available: u64 },
-    /// An `Exec` has its process.
+    /// An `Exec` has its process (or a `Connect` its connection, with pid 0).
     Started { pid: u32 },
     /// An `Exec` has ended; its output streams are closed before this.
     Exited(Exited),
@@ -137,6 +137,14 @@ pub enum Operation {
     /// Add the input stream to the end of a file, which is made (0644) where it is missing. Done(Written).
     Append {
         path: String,
+    },
+    /// Connect to a port of an address of the guest's own, loopback included; NotFound for any other.
+    /// Answered by `Started`; then input goes to the other end and output comes from it, until that
+    /// ends. Done(Sent).
+    Connect {
+        /// 4 or 16 bytes.
+        address: Vec<u8>,
+        port: u16,
     },
     /// Walk a tree and send one JSON `Entry` per line as output. A folder comes before what is in it,
     /// names in byte order; symbolic links are not followed. Done(Sent).

@@ -116,7 +116,7 @@ async fn verified(
             Some(kept) => kept,
             None => download(step, item).await?,
         };
-        let sum = kept.digest.clone();
+        let sum = kept.stored.then(|| kept.digest.clone());
         let delivery = Delivery::begin(step, kept, path).await?;
         let found = delivery.hash(step, digest.algorithm).await?;
         if digest.is(&found) {
@@ -124,7 +124,7 @@ async fn verified(
             delivery.finish(step).await?;
             if from_store {
                 step.say("it has been fetched before");
-            } else {
+            } else if let Some(sum) = sum {
                 // Without the note it is fetched again, no more.
                 let _ = store.note(&name, &sum, None);
             }

@@ -1,6 +1,7 @@
 //! Requests over HTTP, on a thread of their own.
 
 use super::gate::{Gate, refused};
+use super::inside::Inside;
 use super::store::Part;
 use super::{FetchError, Limits};
 use crate::support::wait::Impatience;
@@ -14,6 +15,11 @@ use ureq::{Body, SendBody, http};
 
 /// Bytes of an answer that is not the file asked for.
 const ANSWER: u64 = 4 << 20;
+
+/// Bytes that a download leaves free on the host's disk.
+const SPACE: u64 = 512 << 20;
+/// They are looked at every 32 MiB.
+const SPACE_CHECK: u32 = 25;
 
 /// One request.
 #[derive(Clone, Debug)]
@@ -73,6 +79,7 @@ impl Client<'_> {
             .max_redirects(redirects)
             .max_redirects_will_error(redirects > 0)
             .proxy(None)
+            .max_idle_connections(0)
             .user_agent(concat!("kiln/", env!("CARGO_PKG_VERSION")))
             .accept_encoding("identity")
             .timeout_connect(Some(Duration::from_secs(30)))
@@ -124,6 +131,9 @@ impl Client<'_> {
             call = call.with("if-none-match", tag);
         }
         let mut response = self.send(&call, None)?;
+        if self.limits.inside.as_ref().is_some_and(Inside::was_taken) {
+            part.keep_apart();
+        }
         let header = |name| header(&response, name);
         let goes_on =
             header("content-range").is_some_and(|r| r.starts_with(&format!("bytes {}-", part.bytes)));
@@ -153,6 +163,9 @@ impl Client<'_> {
                 return Ok(Received::Complete);
             }
             part.file.write_all(&buffer[..read])?;
+            if part.bytes >> SPACE_CHECK != (part.bytes + read as u64) >> SPACE_CHECK {
+                check_space(&part.file)?;
+            }
             part.bytes += read as u64;
         }
     }
@@ -162,6 +175,15 @@ impl Client<'_> {
             true => Impatience::Cancelled { what: "a download".into() }.into(),
             false => FetchError::Connection(error.to_string()),
         }
+    }
+}
+
+/// A server, or a guest that plays one, may send without end.
+fn check_space(file: &File) -> std::io::Result<()> {
+    let stat = rustix::fs::fstatvfs(file)?;
+    match stat.f_bavail.saturating_mul(stat.f_frsize) < SPACE {
+        true => Err(std::io::Error::other(format!("its disk has less than {} MiB left", SPACE >> 20))),
+        false => Ok(()),
     }
 }
 

@@ -7,15 +7,18 @@
 mod address;
 mod gate;
 mod http;
+mod inside;
 pub mod s3;
 mod store;
 
 pub use address::{Network, NoNetwork};
 pub use store::{Kept, Store};
 
+use crate::guest::Guest;
 use crate::support::wait::{Impatience, Patience};
 use gate::Gate;
 use http::{Call, Client, GoOn};
+use inside::Inside;
 use s3::{S3, Target};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -67,6 +70,8 @@ const ATTEMPTS: u32 = 5;
 pub struct Limits {
     deadline: Option<Instant>,
     cancel: CancellationToken,
+    /// The way to addresses of the guest's own.
+    inside: Option<Inside>,
 }
 
 /// What came of asking for a file.
@@ -99,6 +104,7 @@ fn store_refusal(status: u16, code: &str, message: &str) -> String {
 /// Tries until it succeeds, fails for good, or the tries are used up. The work is done on a thread.
 async fn attempts<T: Send + 'static>(
     what: &str,
+    guest: Option<&dyn Guest>,
     patience: &Patience,
     say: &mut Say<'_>,
     work: impl Fn(&Limits) -> Result<T, FetchError> + Send + Sync + 'static,
@@ -108,10 +114,21 @@ async fn attempts<T: Send + 'static>(
     let mut attempt = 1;
     loop {
         let deadline = patience.deadline.map(tokio::time::Instant::into_std);
-        let limits = Limits { deadline, cancel: patience.cancel.clone() };
+        let (inside, asks) = Inside::new();
+        let inside = guest.map(|_| inside);
+        let limits = Limits { deadline, cancel: patience.cancel.clone(), inside };
         let work = work.clone();
         let thread = tokio::task::spawn_blocking(move || work(&limits));
-        let ended = patience.wait(what, thread).await?;
+        let ended = async {
+            match guest {
+                Some(guest) => tokio::select! {
+                    ended = thread => ended,
+                    never = inside::serve(guest, asks, patience) => never,
+                },
+                None => thread.await,
+            }
+        };
+        let ended = patience.wait(what, ended).await?;
         match ended.unwrap_or_else(|e| Err(FetchError::Connection(format!("{what} was given up: {e}")))) {
             Err(e) if attempt < ATTEMPTS && e.passes() => {
                 say(&format!("attempt {attempt} of {ATTEMPTS} failed: {e}"));
@@ -128,11 +145,14 @@ async fn attempts<T: Send + 'static>(
 pub async fn download(
     fetching: &Fetching,
     wanted: Wanted,
+    guest: &dyn Guest,
     patience: &Patience,
     say: &mut Say<'_>,
 ) -> Result<Kept, FetchError> {
     let (fetching, part) = (fetching.clone(), Mutex::new(None));
     let name = wanted.name(&fetching)?;
+    // A store of objects is where the settings say, never in the guest.
+    let guest = matches!(wanted, Wanted::Web { .. }).then_some(guest);
     let work = move |limits: &Limits| {
         let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
         if part.is_none() {
@@ -146,7 +166,7 @@ pub async fn download(
             _ => Ok(fetching.store.keep(part.take().expect("opened above"), &name)?),
         }
     };
-    attempts("a download", patience, say, work).await
+    attempts("a download", guest, patience, say, work).await
 }
 
 /// The objects below a prefix.
@@ -156,7 +176,7 @@ pub async fn list(
     patience: &Patience,
     say: &mut Say<'_>,
 ) -> Result<Vec<s3::Listed>, FetchError> {
-    attempts("a list of objects", patience, say, move |limits| s3::list(&s3, &target, limits)).await
+    attempts("a list of objects", None, patience, say, move |limits| s3::list(&s3, &target, limits)).await
 }
 
 impl Fetching {
@@ -207,7 +227,7 @@ impl Wanted {
                 if !["http://", "https://"].iter().any(|s| source.starts_with(s)) {
                     return Err(FetchError::Address(format!("`{source}` is no http or https address")));
                 }
-                let gate = Gate { networks: fetching.networks.clone() };
+                let gate = Gate { networks: fetching.networks.clone(), inside: limits.inside.clone() };
                 let client = Client::new(gate, 10, *ignore_certificate_errors, limits);
                 match client.receive(Call::get(source), GoOn::IfRange, tag, part)? {
                     http::Received::Complete => Ok(Received::Complete),

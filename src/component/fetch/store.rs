@@ -33,6 +33,8 @@ pub struct Kept {
     pub digest: String,
     /// The server's tag of it, when it is known by an address.
     pub tag: Option<String>,
+    /// It is in the store, for others to find.
+    pub stored: bool,
 }
 
 /// A file on its way in.
@@ -98,7 +100,7 @@ impl Store {
         // Its time of change is the time of its last use.
         let _ = file.set_modified(SystemTime::now());
         let bytes = file.metadata().ok()?.len();
-        Some(Kept { file, bytes, digest: note.digest, tag: note.tag })
+        Some(Kept { file, bytes, digest: note.digest, tag: note.tag, stored: true })
     }
 
     /// Writes down that a file that is here is known by this name.
@@ -154,6 +156,7 @@ impl Store {
         let (sum, bytes) = sum_of(&file)?;
         let digest = hexadecimal(&sum);
         file.seek(SeekFrom::Start(0))?;
+        let stored = place.is_some();
         if let Some(mut place) = place {
             file.sync_all()?;
             std::fs::rename(&place.path, self.folder.join(&digest))?;
@@ -161,7 +164,7 @@ impl Store {
             self.note(name, &digest, tag.as_deref())?;
             self.make_room(&digest)?;
         }
-        Ok(Kept { file, bytes, digest, tag })
+        Ok(Kept { file, bytes, digest, tag, stored })
     }
 
     /// Removes what was not used for longest until the rest is within the limit.
@@ -204,6 +207,14 @@ impl Store {
 }
 
 impl Part {
+    /// Nobody can go on with it, and nobody else gets it: it may come from a guest.
+    pub fn keep_apart(&mut self) {
+        if let Some(place) = &mut self.place {
+            place.lasts = false;
+        }
+        self.place = None;
+    }
+
     /// Begins again, with a file that the server calls by this tag and of which it told this.
     pub fn begin(&mut self, tag: Option<String>, told: Vec<(String, String)>) -> io::Result<()> {
         self.bytes = 0;

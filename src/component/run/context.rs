@@ -218,7 +218,7 @@ impl<'a> Context<'a> {
         let fetching = self.fetching()?;
         let what = wanted.to_string();
         let mut say = line_by_line(&mut self.log);
-        let fetched = fetch::download(fetching, wanted, self.patience, &mut say).await;
+        let fetched = fetch::download(fetching, wanted, self.guest, self.patience, &mut say).await;
         fetched.map_err(|e| not_fetched(format!("{what} cannot be fetched"), e))
     }
 

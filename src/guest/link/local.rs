@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Stdio;
 use std::sync::OnceLock;
@@ -16,6 +17,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
+use tokio::sync::oneshot;
 
 use crate::guest::session::{Expect, Session};
 use crate::guest::{Guest, GuestError, Sink, agent, nonce};
@@ -136,6 +138,16 @@ impl Guest for LocalGuest {
         patience: &Patience,
     ) -> Result<u64, GuestError> {
         self.session.get(operation, limit, sink, patience).await
+    }
+
+    async fn connect(
+        &self,
+        address: SocketAddr,
+        stream: UnixStream,
+        begun: oneshot::Sender<()>,
+        patience: &Patience,
+    ) -> Result<(), GuestError> {
+        self.session.connect(address, stream, begun, patience).await
     }
 
     async fn reboot(&self, patience: &Patience) -> Result<(), GuestError> {

@@ -10,6 +10,7 @@ mod reader;
 mod request;
 mod table;
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,8 @@ use kiln_protocol::frame::{CHUNK, HEADER};
 use kiln_protocol::message::{ErrorKind, Exec, Exited, Failed, FromHost, Hello, Operation, Reply, Terminal};
 use kiln_protocol::{WINDOW, frame};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::mpsc;
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Guest, GuestError, Sink};
@@ -168,7 +170,9 @@ async fn run_command(
                 Event::Credit(bytes) => window += bytes as usize,
                 Event::Exited(exited) => return Ok(exited),
                 Event::Failed(failed) => return Err(GuestError::Refused(failed)),
-                Event::Done(_) => unreachable!("the table lets no Done through to an Exec"),
+                Event::Done(_) | Event::Connected => {
+                    unreachable!("the table lets neither through to an Exec")
+                }
             },
             interaction = next, if unsent.is_empty() => match interaction {
                 Some(Interaction::Input(bytes)) => unsent = bytes,
@@ -247,6 +251,48 @@ async fn receive_output(
     }
 }
 
+/// Passes bytes between a stream of ours and a connection in the guest.
+async fn pass_on(
+    request: &mut Request,
+    stream: UnixStream,
+    begun: oneshot::Sender<()>,
+) -> Result<(), GuestError> {
+    let mut begun = Some(begun);
+    let mut window = WINDOW as usize;
+    let (mut read, mut write) = stream.into_split();
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        let room = if begun.is_some() { 0 } else { window.saturating_sub(HEADER).min(CHUNK) };
+        tokio::select! {
+            event = request.next() => match event? {
+                Event::Connected => {
+                    // Nobody waits any more: then the stream is closed, too.
+                    let _ = begun.take().map(|b| b.send(()));
+                }
+                Event::Output { bytes, .. } => {
+                    if write.write_all(&bytes).await.is_err() {
+                        // Our end has what it wants.
+                        return Ok(());
+                    }
+                    request.consumed(&bytes);
+                }
+                Event::Credit(bytes) => window += bytes as usize,
+                Event::Done(_) => return Ok(()),
+                Event::Failed(failed) => return Err(GuestError::Refused(failed)),
+                other => return Err(request.unexpected(&format!("{other:?} on a connection"))),
+            },
+            got = read.read(&mut buffer[..room]), if room > 0 => match got {
+                Ok(n) if n > 0 => {
+                    request.input(&buffer[..n]);
+                    window -= frame::cost(n) as usize;
+                }
+                // Our end is closed, and with it all of the connection.
+                _ => return Ok(()),
+            },
+        }
+    }
+}
+
 #[async_trait]
 impl Guest for Session {
     async fn exec(
@@ -291,6 +337,22 @@ impl Guest for Session {
         let mut request = self.begin(operation)?;
         let doing = request.doing().to_owned();
         patience.wait(&doing, receive_output(&mut request, limit, sink)).await?
+    }
+
+    async fn connect(
+        &self,
+        address: SocketAddr,
+        stream: UnixStream,
+        begun: oneshot::Sender<()>,
+        patience: &Patience,
+    ) -> Result<(), GuestError> {
+        let octets = match address.ip() {
+            IpAddr::V4(v4) => v4.octets().to_vec(),
+            IpAddr::V6(v6) => v6.octets().to_vec(),
+        };
+        let mut request = self.begin(Operation::Connect { address: octets, port: address.port() })?;
+        let doing = request.doing().to_owned();
+        patience.wait(&doing, pass_on(&mut request, stream, begun)).await?
     }
 
     /// A session lasts one boot; who owns the machine brings it back.

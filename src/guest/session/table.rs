@@ -24,7 +24,12 @@ pub enum End {
 /// What arrives for one request.
 #[derive(Debug)]
 pub enum Event {
-    Output { bytes: Vec<u8>, error: bool },
+    Output {
+        bytes: Vec<u8>,
+        error: bool,
+    },
+    /// A connection stands.
+    Connected,
     Credit(u32),
     Exited(Exited),
     Done(Reply),
@@ -65,6 +70,7 @@ struct Slot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shape {
     Exec { terminal: bool },
+    Connect,
     Sent,
     Written,
     Stat,
@@ -82,6 +88,7 @@ impl Shape {
         match operation {
             O::Exec(exec) => Shape::Exec { terminal: exec.terminal.is_some() },
             O::Get { .. } | O::Tree(_) => Shape::Sent,
+            O::Connect { .. } => Shape::Connect,
             O::Put(_) | O::WriteAt { .. } | O::Append { .. } | O::Trim { .. } => Shape::Written,
             O::Stat { .. } => Shape::Stat,
             O::Hash { .. } => Shape::Hash,
@@ -111,7 +118,7 @@ impl Shape {
         match reply {
             Reply::Nothing => self == Shape::Nothing,
             Reply::Written { .. } => self == Shape::Written,
-            Reply::Sent { .. } => self == Shape::Sent,
+            Reply::Sent { .. } => matches!(self, Shape::Sent | Shape::Connect),
             Reply::Stat(_) => self == Shape::Stat,
             Reply::Hash(_) => self == Shape::Hash,
             Reply::List { .. } => self == Shape::List,
@@ -125,7 +132,7 @@ impl Shape {
     fn streams(self) -> [bool; 2] {
         match self {
             Shape::Exec { terminal } => [true, !terminal],
-            Shape::Sent => [true, false],
+            Shape::Sent | Shape::Connect => [true, false],
             _ => [false, false],
         }
     }
@@ -274,6 +281,10 @@ impl Slot {
             FromAgent::Started { .. } if exec && !self.started => {
                 self.started = true;
                 return Ok(false);
+            }
+            FromAgent::Started { .. } if self.shape == Shape::Connect && !self.started => {
+                self.started = true;
+                (Event::Connected, false)
             }
             FromAgent::Exited(exited) if exec && self.started && self.open == [false; 2] => {
                 (Event::Exited(exited), true)

@@ -1,5 +1,6 @@
 //! The real agent over a socket pair.
 
+mod connect;
 mod exec;
 mod files;
 mod link;

@@ -7,14 +7,16 @@ use kiln::guest::link::local::LocalGuest;
 use kiln::guest::{Guest, GuestError, Sink};
 use kiln::support::source::Source;
 use kiln::support::wait::Patience;
-use kiln_protocol::message::{Exec, Exited, Operation, Reply};
+use kiln_protocol::message::{ErrorKind, Exec, Exited, Failed, Operation, Reply};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::RwLock;
+use tokio::net::UnixStream;
+use tokio::sync::{RwLock, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub struct Rig {
@@ -29,6 +31,8 @@ pub struct Rig {
 pub struct Restarting {
     now: RwLock<Arc<LocalGuest>>,
     pub reboots: AtomicU32,
+    /// Of these addresses it says that they are another's.
+    pub foreign: Vec<IpAddr>,
 }
 
 #[derive(Default)]
@@ -67,7 +71,7 @@ impl Rig {
         let working_directory = folder.path().to_str().unwrap().to_owned();
         let guest = Arc::new(LocalGuest::start(&patience()).await.unwrap());
         Rig {
-            guest: Restarting { now: RwLock::new(guest), reboots: AtomicU32::new(0) },
+            guest: Restarting { now: RwLock::new(guest), reboots: AtomicU32::new(0), foreign: Vec::new() },
             options: Options { working_directory, ..Options::default() },
             values: provider::Values::default(),
             watch: Watch::default(),
@@ -180,6 +184,21 @@ impl Guest for Restarting {
     ) -> Result<u64, GuestError> {
         let guest = self.now.read().await.clone();
         guest.get(operation, limit, sink, patience).await
+    }
+
+    async fn connect(
+        &self,
+        address: SocketAddr,
+        stream: UnixStream,
+        begun: oneshot::Sender<()>,
+        patience: &Patience,
+    ) -> Result<(), GuestError> {
+        if self.foreign.contains(&address.ip().to_canonical()) {
+            let message = "it is no address of this system".into();
+            return Err(GuestError::Refused(Failed { kind: ErrorKind::NotFound, message }));
+        }
+        let guest = self.now.read().await.clone();
+        guest.connect(address, stream, begun, patience).await
     }
 
     async fn reboot(&self, patience: &Patience) -> Result<(), GuestError> {

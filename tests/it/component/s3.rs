@@ -26,7 +26,7 @@ struct Hands {
     _process: Child,
 }
 
-fn python() -> PathBuf {
+pub fn python() -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let python = target.join("moto/bin/python");
     assert!(python.exists(), "{} is not there: cargo xtask install makes it", python.display());

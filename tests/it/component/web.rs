@@ -19,7 +19,7 @@ pub struct Asked {
 
 #[derive(Clone)]
 pub struct Server {
-    /// `http://127.0.0.1:PORT`
+    /// `http://ADDRESS:PORT`
     pub base: String,
     seen: Arc<Mutex<Vec<Asked>>>,
 }
@@ -47,7 +47,15 @@ pub fn rest(asked: &Asked, body: &[u8]) -> Option<Vec<u8>> {
 
 impl Server {
     pub async fn start(answer: impl Fn(&Asked) -> Vec<u8> + Send + Sync + 'static) -> Server {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Server::start_on("127.0.0.1", answer).await
+    }
+
+    /// On another loopback address.
+    pub async fn start_on(
+        address: &str,
+        answer: impl Fn(&Asked) -> Vec<u8> + Send + Sync + 'static,
+    ) -> Server {
+        let listener = TcpListener::bind((address, 0)).await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let server = Server { base, seen: Arc::default() };
         let (own, answer) = (server.clone(), Arc::new(answer));

@@ -87,7 +87,7 @@ impl Line<'_> {
         talk: impl Fn(&mut Talk, &File) -> Result<T, FetchError> + Send + Sync + 'static,
     ) -> Result<T, FetchError> {
         let (s3, target, spool) = (self.s3.clone(), self.target.clone(), self.spool.clone());
-        attempts("an upload", self.patience, say, move |limits| {
+        attempts("an upload", None, self.patience, say, move |limits| {
             talk(&mut Talk::new(&s3, &target, limits)?, &spool)
         })
         .await

@@ -13,29 +13,43 @@ use crate::error::{During, Outcome};
 use crate::files::absolute;
 use crate::request::Request;
 
+const BUFFER: usize = 128 * 1024;
+
+/// Takes digests of one file after the other. The buffer is kept: to an emulated guest, fresh memory
+/// for every small file costs more than reading it.
+pub struct Hasher<'a> {
+    request: &'a Request,
+    buffer: Vec<u8>,
+}
+
 pub fn file(request: &Request, path: &str, algorithm: Algorithm) -> Outcome<Reply> {
-    digest(request, absolute(path)?, algorithm).map(Reply::Hash)
+    Hasher::new(request).digest(absolute(path)?, algorithm).map(Reply::Hash)
 }
 
-/// The digest of a file's content, in small hexadecimal letters.
-pub fn digest(request: &Request, path: &Path, algorithm: Algorithm) -> Outcome<String> {
-    match algorithm {
-        Algorithm::Md5 => read::<Md5>(request, path),
-        Algorithm::Sha1 => read::<Sha1>(request, path),
-        Algorithm::Sha256 => read::<Sha256>(request, path),
-        Algorithm::Sha512 => read::<Sha512>(request, path),
+impl Hasher<'_> {
+    pub fn new(request: &Request) -> Hasher<'_> {
+        Hasher { request, buffer: vec![0; BUFFER] }
     }
-}
 
-fn read<D: Digest>(request: &Request, path: &Path) -> Outcome<String> {
-    let mut file = File::open(path).during("open", path.display())?;
-    let mut buffer = vec![0; 128 * 1024];
-    let mut digest = D::new();
-    loop {
-        request.check()?;
-        match file.read(&mut buffer).during("read", path.display())? {
-            0 => return Ok(hex(&digest.finalize())),
-            n => digest.update(&buffer[..n]),
+    /// The digest of a file's content, in small hexadecimal letters.
+    pub fn digest(&mut self, path: &Path, algorithm: Algorithm) -> Outcome<String> {
+        match algorithm {
+            Algorithm::Md5 => self.read::<Md5>(path),
+            Algorithm::Sha1 => self.read::<Sha1>(path),
+            Algorithm::Sha256 => self.read::<Sha256>(path),
+            Algorithm::Sha512 => self.read::<Sha512>(path),
+        }
+    }
+
+    fn read<D: Digest>(&mut self, path: &Path) -> Outcome<String> {
+        let mut file = File::open(path).during("open", path.display())?;
+        let mut digest = D::new();
+        loop {
+            self.request.check()?;
+            match file.read(&mut self.buffer).during("read", path.display())? {
+                0 => return Ok(hex(&digest.finalize())),
+                n => digest.update(&self.buffer[..n]),
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use kiln_protocol::message::{Algorithm, Entry, EntryKind, Reply, Tree};
 
 use crate::error::{During, Outcome};
 use crate::files::absolute;
-use crate::hash;
+use crate::hash::Hasher;
 use crate::request::Request;
 use crate::walk::Walk;
 
@@ -20,12 +20,13 @@ const REPLY_SIZE: usize = 96 * 1024;
 pub fn send(request: &Request, tree: &Tree) -> Outcome<Reply> {
     let mut lines = vec![0; HEADER];
     let mut bytes = 0;
+    let mut hasher = Hasher::new(request);
     for found in Walk::new(absolute(&tree.root)?, tree.one_filesystem)? {
         request.check()?;
         let (path, metadata) = found?;
         let mut entry = entry(&path, &metadata);
         if tree.digests && entry.kind == EntryKind::File {
-            entry.sha256 = match hash::digest(request, &path, Algorithm::Sha256) {
+            entry.sha256 = match hasher.digest(&path, Algorithm::Sha256) {
                 Err(gone) if gone.kind == kiln_protocol::message::ErrorKind::NotFound => continue,
                 digest => Some(digest?),
             };

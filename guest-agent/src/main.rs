@@ -38,6 +38,8 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     // It is executed from a descriptor or as /init; a list of processes should show what it is.
     let _ = rustix::thread::set_name(c"kiln-agent");
+    // What starts it hides its own files; those of the host's commands are for everybody, as ever.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     if std::process::id() == 1 {
         init::run();
     }

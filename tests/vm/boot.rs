@@ -17,6 +17,7 @@ use kiln::machine::{Cache, Disk, Identity, MachineSpec};
 use kiln::model::{Architecture, DiskFormat, Firmware};
 use kiln_protocol::message::Exec;
 
+use crate::residue::{Sealed, Wanted};
 use crate::support::{Folder, accelerator, patience};
 
 /// Where `cargo xtask test` keeps the bases.
@@ -93,8 +94,10 @@ async fn sh(guest: &BootedGuest, script: &str) -> String {
     String::from_utf8_lossy(&out.output).trim().to_owned()
 }
 
-/// Boots, writes, reboots, reads back, powers off.
-async fn twice(base: &str, route: Route, start: Start) {
+const MARK: &str = "kept-from-boot-to-boot-now";
+
+/// Boots, writes, reboots, reads back, powers off. Returns also what must not be left on the disk.
+async fn twice(base: &str, route: Route, start: Start) -> (Folder, Subject, Wanted) {
     let folder = Folder::new(&format!("boot-{base}-{route}"));
     let subject = subject(base, &folder).await;
     assert_eq!(choose(&Holds::of(&subject.facts), start, Some(route)), Ok(route), "{:?}", subject.facts);
@@ -103,27 +106,54 @@ async fn twice(base: &str, route: Route, start: Start) {
     let guest = BootedGuest::start(request, told.clone(), &patience(900)).await.unwrap_or_else(|e| {
         panic!("{base} by {route}: {:#?}", e.failure());
     });
+    let mut wanted = Wanted::agent();
+    wanted.add_agent_disk(&folder.join("machine/agent.disk"));
     let first = guest.facts(&patience(60)).await.unwrap();
     assert_eq!(first.init, "systemd");
     // The boot is over, so nothing of it is still at work.
     assert_eq!(sh(&guest, "systemctl list-jobs --no-legend | wc -l").await, "0", "{:?}", guest.ready());
-    sh(&guest, "echo kept > /root/mark; echo gone > /run/mark").await;
+    sh(&guest, &format!("echo {MARK} > /root/mark; echo gone > /run/mark")).await;
 
     guest.reboot(&patience(900)).await.unwrap();
     let second = guest.facts(&patience(60)).await.unwrap();
     assert_ne!(first.boot_id, second.boot_id);
-    assert_eq!(sh(&guest, "cat /root/mark; test ! -e /run/mark").await, "kept");
+    assert_eq!(sh(&guest, "cat /root/mark; test ! -e /run/mark").await, MARK);
+    wanted.add_agent_disk(&folder.join("machine/agent.disk"));
     guest.shutdown(&patience(300)).await.unwrap();
+
+    (folder, subject, wanted)
+}
+
+/// What is left when the disk of such a guest is sealed.
+async fn no_residue(base: &str, (folder, subject, unwanted): (Folder, Subject, Wanted)) {
+    let disk = Disk::new(&subject.disk, DiskFormat::Qcow2).cache(Cache::Unsafe);
+    let machine = folder.join("appliance");
+    let appliance =
+        Appliance::start(&subject.kit, vec![disk], accelerator(), &machine, &patience(180)).await.unwrap();
+    appliance.seal("/tmp", &patience(120)).await.unwrap();
+    appliance.shutdown(&patience(60)).await.unwrap();
+    let own = [("/root/mark", "new file of 27 bytes, 644 0:0", "the test wrote it")];
+    let sealed = Sealed {
+        kit: &subject.kit,
+        base,
+        disk: &subject.disk,
+        own: &own,
+        own_content: MARK,
+        unwanted: &unwanted,
+    };
+    sealed.check(&folder).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cloud_base_by_overlay() {
-    twice("debian-12", Route::Overlay, Start::Fast).await;
+    let booted = twice("debian-12", Route::Overlay, Start::Fast).await;
+    no_residue("debian-12", booted).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cloud_base_by_seed_under_bios() {
-    twice("debian-12", Route::Seed, Start::Real(Firmware::Bios)).await;
+    let booted = twice("debian-12", Route::Seed, Start::Real(Firmware::Bios)).await;
+    no_residue("debian-12", booted).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -133,5 +163,6 @@ async fn minimal_base_by_overlay() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn minimal_base_by_smbios_under_uefi() {
-    twice("debian-12-minimal", Route::Smbios, Start::Real(Firmware::Uefi)).await;
+    let booted = twice("debian-12-minimal", Route::Smbios, Start::Real(Firmware::Uefi)).await;
+    no_residue("debian-12-minimal", booted).await;
 }

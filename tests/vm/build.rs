@@ -1,8 +1,12 @@
 //! The engine with real guests, through the command line as a user has it.
 
 use crate::boot::home;
-use crate::support::Folder;
+use crate::residue::{Eavesdropper, Sealed, Wanted};
+use crate::support::{Folder, machines, patience};
+use kiln::appliance::Kit;
+use kiln::model::Architecture;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -95,19 +99,9 @@ fn link_tree(from: &Path, to: &Path) {
     }
 }
 
-/// Machines whose command line names this build.
-pub fn machines(name: &str) -> usize {
-    let named = |pid: PathBuf| {
-        let line = std::fs::read(pid.join("cmdline")).unwrap_or_default();
-        let text = String::from_utf8_lossy(&line);
-        text.contains("qemu-system") && text.contains(name)
-    };
-    std::fs::read_dir("/proc").unwrap().flatten().filter(|e| named(e.path())).count()
-}
-
 pub fn wait_for_no_machine(name: &str) {
     let begun = Instant::now();
-    while machines(name) > 0 {
+    while !machines(name).is_empty() {
         assert!(begun.elapsed() < Duration::from_secs(10), "a machine of {name} outlived its kiln");
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -170,6 +164,26 @@ fn place(step: &Value) -> String {
     format!("{} {} {} {}", text("component"), text("phase"), text("step"), text("action"))
 }
 
+/// Of the build above nothing is on the image's disk but what its component wrote.
+fn no_residue(bench: &Bench, disk: &Path, nonces: BTreeSet<String>) {
+    // Appliances to prepare, for two components and to seal, and the guest twice.
+    assert!(nonces.len() >= 6, "{nonces:?}");
+    let mut unwanted = Wanted::agent();
+    nonces.iter().for_each(|n| unwanted.add_nonce(n));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let store = bench.folder.join("home/appliance");
+        let kit = Kit::ensure(&store, Architecture::HOST, &patience(300)).await.unwrap();
+        let own = [
+            ("/etc/unbooted", "new file of 11 bytes, 644 0:0", "the components without a boot wrote it"),
+            ("/etc/word", "new file of 17 bytes, 644 0:0", "the step `Write` wrote it"),
+        ];
+        let own_content = "stone-upon-stone";
+        let sealed = Sealed { kit: &kit, base: BASE, disk, own: &own, own_content, unwanted: &unwanted };
+        sealed.check(&bench.folder).await;
+    });
+}
+
 #[test]
 fn a_recipe_goes_all_the_way_and_does_what_its_plan_says() {
     let bench = Bench::new("all-the-way");
@@ -182,7 +196,10 @@ fn a_recipe_goes_all_the_way_and_does_what_its_plan_says() {
     bench.write("recipe.yaml", &recipe("waystone", "reboots.yml").replace("[./reboots.yml]", &components));
     let plan = bench.json(&["plan", "recipe.yaml"]);
 
-    let output = bench.run(&["--progress", "json", "build", "recipe.yaml", "--set", "Word=stone"]);
+    let eavesdropper = Eavesdropper::start(&bench.folder);
+    let build = ["--progress", "json", "build", "recipe.yaml", "--set", "Word=stone-upon-stone"];
+    let output = bench.run(&build);
+    let nonces = eavesdropper.end();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     let events: Vec<Value> = said.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
@@ -195,7 +212,7 @@ fn a_recipe_goes_all_the_way_and_does_what_its_plan_says() {
     assert_eq!(image["status"], "AVAILABLE");
     assert!(bench.folder.join("waystone.raw").metadata().unwrap().len() >= 1 << 30);
     let log = bench.json(&["log", "waystone", "--step", "Look"]);
-    assert_eq!(log["steps"][0]["text"], "stone\n");
+    assert_eq!(log["steps"][0]["text"], "stone-upon-stone\n");
     assert!(!bench.json(&["console", "waystone"])["machines"].as_array().unwrap().is_empty());
     let folder = bench.builds_folder("waystone-1.0.0-1");
     assert!(folder.join("report.html").is_file());
@@ -203,10 +220,12 @@ fn a_recipe_goes_all_the_way_and_does_what_its_plan_says() {
     {
         assert!(!folder.join(left).exists(), "{left} is left");
     }
-    assert_eq!(machines("waystone"), 0);
+    assert!(machines("waystone").is_empty());
+
+    no_residue(&bench, Path::new(image["disk"]["path"].as_str().unwrap()), nonces);
 
     let begun = Instant::now();
-    let again = bench.json(&["build", "recipe.yaml", "--set", "Word=stone"]);
+    let again = bench.json(&["build", "recipe.yaml", "--set", "Word=stone-upon-stone"]);
     assert_eq!((&again["unchanged"], &again["image"]), (&true.into(), &"waystone/1.0.0/1".into()));
     assert!(begun.elapsed() < Duration::from_secs(10), "an unchanged build took {:?}", begun.elapsed());
 

@@ -8,5 +8,6 @@ mod disks;
 mod doctor;
 mod lane;
 mod machine;
+mod residue;
 mod support;
 mod tiny;

@@ -58,3 +58,13 @@ pub async fn until(what: &str, mut done: impl FnMut() -> bool) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
+
+/// The command lines of running machines that name this.
+pub fn machines(name: &str) -> Vec<Vec<String>> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let lines = entries.filter_map(|e| std::fs::read(e.path().join("cmdline")).ok());
+    lines
+        .map(|line| String::from_utf8_lossy(&line).split('\0').map(str::to_owned).collect::<Vec<_>>())
+        .filter(|argv| argv[0].contains("qemu-system") && argv.iter().any(|a| a.contains(name)))
+        .collect()
+}

@@ -19,8 +19,9 @@ pub trait Works: Send {
     /// Does one stage. Cancelled through `patience`, it ends in an orderly way and soon.
     async fn run(&mut self, stage: Stage, patience: &Patience) -> Result<(), Failure>;
 
-    /// Gives up what runs; nothing of it is alive on return.
-    async fn close(&mut self);
+    /// Gives up what runs; nothing of it is alive on return. With `keep`, the disk is to be looked at
+    /// later: what was written reaches it first.
+    async fn close(&mut self, keep: bool);
 }
 
 /// A build that has its rows, its folder and its lock.
@@ -171,10 +172,10 @@ impl Driver<'_> {
             }
             Effect::Undo => {
                 self.grace_ends = None;
-                if let Some(mut works) = self.works.take() {
-                    works.close().await;
-                }
                 let keep = self.order.keep && matches!(self.state, State::Undoing(Verdict::Failed(_)));
+                if let Some(mut works) = self.works.take() {
+                    works.close(keep).await;
+                }
                 for problem in recover::undo(&self.order.catalog, &self.order.build, keep)? {
                     events.send(What::Warning { text: problem });
                 }
@@ -204,7 +205,7 @@ impl Driver<'_> {
         task.handle.abort();
         // A task that was just about to end hands its works over all the same.
         if let Ok((mut works, _)) = task.handle.await {
-            works.close().await;
+            works.close(false).await;
         }
         Some(task.stage)
     }

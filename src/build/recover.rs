@@ -38,6 +38,8 @@ pub fn nursery_path(catalog: &Catalog) -> PathBuf {
 /// lives started them.
 fn reap(folder: &Path) -> Vec<String> {
     let mut problems = Vec::new();
+    // As the kernel names it, whatever links lead there.
+    let folder = &std::fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
     let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     for pid in pids.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok()).filter_map(Pid::from_raw) {
         let number = pid.as_raw_nonzero().get();

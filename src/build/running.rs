@@ -11,6 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 /// A killed machine is gone in moments.
 const END_LIMIT: Duration = Duration::from_secs(10);
+/// From asking a machine to go down to its end.
+const DOWN_LIMIT: Duration = Duration::from_secs(120);
 
 /// Dropped, the machine is killed.
 pub enum Running {
@@ -47,6 +49,20 @@ impl Running {
     /// The last lines of the machine's console.
     pub fn console_tail(&self, lines: usize) -> Vec<String> {
         self.with_machine(|machine| machine.console_tail(lines))
+    }
+
+    /// Ends it in order, so that what was written is on its disk; killed when it takes too long.
+    pub async fn power_off(self) {
+        let patience = Patience::new(DOWN_LIMIT, &CancellationToken::new());
+        // What does not go down is killed when it is dropped.
+        let _ = match self {
+            Running::Guest(guest) => guest.shutdown(&patience).await.is_ok(),
+            Running::Chroot(chroot) => match chroot.leave(&patience).await {
+                Ok(appliance) => appliance.shutdown(&patience).await.is_ok(),
+                Err(_) => false,
+            },
+            Running::Appliance(appliance) => appliance.shutdown(&patience).await.is_ok(),
+        };
     }
 
     /// Ends it as if its power failed, and waits until it is gone.

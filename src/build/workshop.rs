@@ -189,7 +189,10 @@ impl Works for Workshop {
         result
     }
 
-    async fn close(&mut self) {
+    async fn close(&mut self, keep: bool) {
+        if keep && let Some(running) = self.running.take() {
+            running.power_off().await;
+        }
         self.end_machine().await;
     }
 }

@@ -114,7 +114,8 @@ impl Catalog {
             let io = |source| CatalogError::Io { doing: "list", path: folder.clone(), source };
             for entry in std::fs::read_dir(&folder).map_err(io)? {
                 let name = entry.map_err(io)?.file_name().to_string_lossy().into_owned();
-                let digest = name.split('.').next().unwrap_or_default();
+                // What is being written beside its final place starts with a dot.
+                let digest = name.trim_start_matches('.').split('.').next().unwrap_or_default();
                 if t.find_artifact(digest)?.is_none() && !t.is_undone(digest)? {
                     remove_file(&folder.join(&name))?;
                 }

@@ -135,6 +135,24 @@ fn artifacts_stay_while_something_stands_on_them() {
 }
 
 #[test]
+fn sweeping_leaves_what_a_build_is_writing() {
+    let (_folder, catalog) = catalog();
+    let folder = catalog.home().artifacts();
+    let (mine, dead) = ("a".repeat(64), "d".repeat(64));
+    catalog.write(|t| t.add_undo("b", UndoKind::Artifact, &format!("{mine}.qcow2"))).unwrap();
+    for digest in [&mine, &dead] {
+        for name in [format!("{digest}.qcow2"), format!(".{digest}.blocks.12-0.unfinished")] {
+            std::fs::write(folder.join(name), "").unwrap();
+        }
+    }
+    catalog.sweep_artifacts().unwrap();
+    let left = std::fs::read_dir(&folder).unwrap().flatten().map(|e| e.file_name().into_string().unwrap());
+    let mut left: Vec<String> = left.collect();
+    left.sort();
+    assert_eq!(left, [format!(".{mine}.blocks.12-0.unfinished"), format!("{mine}.qcow2")]);
+}
+
+#[test]
 fn components_get_a_new_build_for_new_content_only() {
     let (_folder, catalog) = catalog();
     let name = "install".parse().unwrap();

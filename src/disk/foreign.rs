@@ -52,15 +52,23 @@ pub async fn take_in(
         std::path::absolute(source).map_err(|e| ForeignError::Read { path: source.to_owned(), source: e })?;
     let chain = examine(&source, format, flatten)?;
     let mut bytes = 0;
-    for (path, format) in &chain {
+    for (link, (path, format)) in chain.iter().enumerate() {
         let info = image::info(path, *format, patience).await?;
         let size = info.virtual_size;
         if size == 0 || size > MAX_VIRTUAL_SIZE {
             return Err(ForeignError::Size { path: path.clone(), size });
         }
         // The headers were read above; this is QEMU's own opinion of them.
-        match (&info.backing, flatten) {
-            (Some(_), true) if info.data_files.is_empty() => {}
+        match chain.get(link + 1) {
+            // A header that QEMU reads otherwise than kiln would lead it on to any file of the host.
+            Some((next, next_format)) if info.data_files.is_empty() => {
+                let name = next.file_name().map(|n| n.to_string_lossy());
+                let same_name = info.backing.as_deref().map(|b| b.as_os_str().to_string_lossy()) == name;
+                if !same_name || info.backing_format.as_deref() != Some(next_format.as_str()) {
+                    let what = "it can be read in two ways: which file it stands on is not clear";
+                    return Err(ForeignError::Malformed { path: path.clone(), what });
+                }
+            }
             _ => info.require_self_contained(path)?,
         }
         image::check(path, *format, patience).await?;
@@ -166,27 +174,33 @@ fn qcow2(head: &[u8], path: &Path) -> Result<Option<Backing>, ForeignError> {
         .and_then(|at| head.get(at..at.checked_add(name_length as usize)?))
         .ok_or_else(|| malformed("the name of its backing file lies outside its header"))?;
     let name = String::from_utf8_lossy(name).into_owned();
-    Ok(Some(Backing { name, format: backing_format(head, extensions_at) }))
+    // Extensions end where the name begins, at the latest.
+    let extensions = head.get(..name_at as usize).unwrap_or(head);
+    let formats = backing_formats(extensions, extensions_at);
+    if formats.len() > 1 {
+        return Err(malformed("it names the format of its backing file more than once"));
+    }
+    Ok(Some(Backing { name, format: formats.into_iter().next().flatten() }))
 }
 
-/// Walks the header's extensions to the one that names the backing file's format.
-fn backing_format(head: &[u8], mut at: usize) -> Option<Format> {
+/// Every format that the header's extensions name for the backing file; None for one unknown here.
+fn backing_formats(head: &[u8], mut at: usize) -> Vec<Option<Format>> {
     const BACKING_FORMAT: u32 = 0xE279_2ACA;
-    loop {
-        let kind = u32_at(head, at)?;
-        let length = u32_at(head, at + 4)? as usize;
+    let mut found = Vec::new();
+    while let (Some(kind), Some(length)) = (u32_at(head, at), u32_at(head, at + 4)) {
+        let length = length as usize;
         match kind {
-            0 => return None,
-            BACKING_FORMAT => {
-                return match head.get(at + 8..at.checked_add(8 + length)?)? {
-                    b"raw" => Some(Format::Raw),
-                    b"qcow2" => Some(Format::Qcow2),
-                    _ => None,
-                };
-            }
-            _ => at = at.checked_add(8)?.checked_add(length.checked_next_multiple_of(8)?)?,
+            0 => break,
+            BACKING_FORMAT => found.push(match head.get(at + 8..).and_then(|rest| rest.get(..length)) {
+                Some(b"raw") => Some(Format::Raw),
+                Some(b"qcow2") => Some(Format::Qcow2),
+                _ => None,
+            }),
+            _ => {}
         }
+        at += 8 + length.next_multiple_of(8);
     }
+    found
 }
 
 /// Only a file that holds its own data: a descriptor could name any file as an extent.

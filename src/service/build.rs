@@ -21,6 +21,9 @@ use tokio_util::sync::CancellationToken;
 
 /// How long a cancelled stage may take to end in order.
 const GRACE: Duration = Duration::from_secs(60);
+/// Most bytes of one step's log in a report, and of all together.
+const REPORT_LOG: usize = 256 << 10;
+const REPORT_LOGS: usize = 8 << 20;
 /// Lines of the console in a report.
 const CONSOLE_LINES: usize = 400;
 
@@ -126,6 +129,7 @@ fn write_report(service: &Service, begun: &Begun, verdict: &Verdict) -> Option<P
         .ok()?
         .into_iter()
         .filter_map(|s| Some((s.name.clone(), s.text().ok()?)))
+        .scan(REPORT_LOGS, |left, (name, text)| Some((name, end_of(text, left))))
         .collect();
     // The machine that ran last is the one that a failure is about.
     let console = records.consoles().pop().map(|(_, text)| text).unwrap_or_default();
@@ -153,6 +157,17 @@ fn write_report(service: &Service, begun: &Begun, verdict: &Verdict) -> Option<P
     let path = begun.folder.join("report.html");
     files::write_atomic(&path, report.html().as_bytes()).ok()?;
     Some(path)
+}
+
+/// The last part of a log, as far as there is room; the file has all.
+fn end_of(text: String, left: &mut usize) -> String {
+    let room = REPORT_LOG.min(*left);
+    let end = &text[text.ceil_char_boundary(text.len().saturating_sub(room))..];
+    *left -= end.len();
+    if end.len() == text.len() {
+        return text;
+    }
+    format!("(the first {} KiB are in the log's file only)\n{end}", (text.len() - end.len()).div_ceil(1024))
 }
 
 impl Built {

@@ -99,7 +99,8 @@ pub struct Removed {
 /// Forgets an image, its builds' folders and every disk that nothing stands on any more.
 pub fn remove(service: &Service, name: &str) -> Result<Removed, Failure> {
     let image = newest(service, name)?;
-    if !image.status.is_final() {
+    let builds = service.catalog.read(|t| t.builds_of(image.id))?;
+    if !image.status.is_final() || builds.iter().any(|b| b.ended.is_none()) {
         let message = format!("image {image} is {}: its build is going on", image.status);
         return Err(
             Failure::new(FailureKind::Conflict, message).hint("End the build first (Ctrl-C where it runs).")

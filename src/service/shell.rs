@@ -175,6 +175,11 @@ fn subject(service: &Service, name: &str) -> Result<Subject, Failure> {
 /// The disk that a failed build left behind because it was told to.
 fn kept_disk(service: &Service, image: &Image) -> Result<PathBuf, Failure> {
     let builds = service.catalog.read(|t| Ok::<_, CatalogError>(t.builds_of(image.id)?))?;
+    if !image.status.is_final() || builds.iter().any(|b| b.ended.is_none()) {
+        let message = format!("image {image} is {}: its build is going on", image.status);
+        return Err(Failure::new(FailureKind::Conflict, message)
+            .hint("A shell in a build that runs opens where a step fails: kiln build --on-error shell"));
+    }
     let disks = builds.iter().rev().map(|b| service.catalog.home().build(&b.id).join("overlay.qcow2"));
     disks.into_iter().find(|d| d.is_file()).ok_or_else(|| {
         let message = format!("image {image} is {} and its build's disk was not kept", image.status);

@@ -83,7 +83,7 @@ impl Works for Script {
         Ok(())
     }
 
-    async fn close(&mut self) {
+    async fn close(&mut self, _: bool) {
         self.note("closed".into());
     }
 }

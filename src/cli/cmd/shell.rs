@@ -3,8 +3,9 @@
 use super::planning;
 use super::run::{NetworkKind, Teller};
 use crate::cli::{Settings, terminal};
+use crate::component::run::report::guest_failure;
 use crate::machine::Network;
-use crate::model::{Failure, FailureKind};
+use crate::model::Failure;
 use crate::service::shell::{self, Options};
 use crate::support::wait::Patience;
 use std::sync::Arc;
@@ -58,9 +59,10 @@ pub async fn run(
         eprintln!("a shell in {}, as root; {fate}; leave it with exit", shell.title);
     }
     let exited = terminal::attach(&shell.guest, terminal::command(&arguments.command), &patience).await;
-    if let Some(kept) = shell.close().await? {
+    let closed = shell.close().await;
+    let exited = exited.map_err(|e| guest_failure(&e))?;
+    if let Some(kept) = closed? {
         eprintln!("what was written is kept in {}", kept.display());
     }
-    let exited = exited.map_err(|e| Failure::from_error(FailureKind::Build, &e))?;
     Ok(terminal::exit_code(&exited))
 }

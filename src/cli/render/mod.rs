@@ -32,9 +32,12 @@ pub fn failure(failure: &Failure, format: Format) {
 
 fn human(f: &Failure) -> String {
     let mut text = String::new();
+    // Much of it is what a guest said.
     let mut line = |s: String| {
-        text.push_str(&s);
-        text.push('\n');
+        for part in s.split('\n') {
+            text.push_str(&printable(part));
+            text.push('\n');
+        }
     };
     f.findings.iter().for_each(|d| line(d.render()));
     match &f.position {

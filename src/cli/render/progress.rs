@@ -109,7 +109,7 @@ impl Lines {
                 format!("building {image}: {steps} steps, logs in {}", folder.display())
             }
             What::Status { status, reason } => match reason {
-                Some(reason) => format!("status {}: {reason}", status.0),
+                Some(reason) => format!("status {}: {}", status.0, printable(reason)),
                 None => format!("status {}", status.0),
             },
             What::StageStarted { stage } => format!("{}", stage.0),

@@ -81,7 +81,8 @@ fn step_failure(step: &StepFailure) -> Failure {
 }
 
 /// What ended the run from outside the document.
-pub(super) fn guest_failure(error: &GuestError) -> Failure {
+/// What a guest's error means to who runs something in it.
+pub fn guest_failure(error: &GuestError) -> Failure {
     let kind = match error {
         GuestError::Impatience(Impatience::Cancelled { .. }) => FailureKind::Cancelled,
         GuestError::Impatience(Impatience::TimedOut { .. }) => FailureKind::TimedOut,

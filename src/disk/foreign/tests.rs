@@ -120,6 +120,31 @@ async fn a_chain_beside_the_disk_is_flattened_on_request() {
     assert!(error.to_string().contains("no regular file"), "{error}");
 }
 
+/// QEMU believes the last of two names of a format: kiln would look at `b.img` as raw data, QEMU
+/// would follow it to wherever it leads.
+#[tokio::test]
+async fn a_header_with_two_readings_leads_nowhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    std::fs::write(dir.join("secret"), vec![b's'; 1 << 20]).unwrap();
+    qemu_img(dir, &format!("create -q -f qcow2 -F raw -b {} b.img", dir.join("secret").display())).await;
+    qemu_img(dir, "create -q -f qcow2 -F qcow2 -b b.img top.qcow2").await;
+    let top = dir.join("top.qcow2");
+    let mut bytes = std::fs::read(&top).unwrap();
+    let at = bytes.windows(4).position(|w| w == [0xe2, 0x79, 0x2a, 0xca]).unwrap();
+    let raw = b"\xe2\x79\x2a\xca\0\0\0\x03raw\0\0\0\0\0";
+    bytes.splice(at..at, raw.iter().copied());
+    // The header's cluster keeps its size.
+    bytes.drain((1 << 16)..(1 << 16) + raw.len());
+    let name_at = u64_at(&bytes, 8).unwrap() + raw.len() as u64;
+    bytes[8..16].copy_from_slice(&name_at.to_be_bytes());
+    std::fs::write(&top, bytes).unwrap();
+    let info = image::info(&top, Format::Qcow2, &patience()).await.unwrap();
+    assert_eq!(info.backing_format.as_deref(), Some("qcow2"), "QEMU takes the last");
+    let said = refused(&top, Format::Qcow2, true).await;
+    assert!(said.contains("more than once"), "{said}");
+}
+
 #[tokio::test]
 async fn every_format_is_taken() {
     let folder = tempfile::tempdir().unwrap();
@@ -154,7 +179,7 @@ proptest! {
         let _ = qcow2(&head, Path::new("x"));
         let _ = vmdk(&head, Path::new("x"));
         for at in [0, 72, 100, usize::MAX - 4] {
-            let _ = backing_format(&head, at);
+            let _ = backing_formats(&head, at);
         }
     }
 }

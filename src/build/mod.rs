@@ -7,6 +7,7 @@ pub mod event;
 pub mod host_files;
 pub mod lock;
 pub mod machines;
+pub mod outside;
 pub mod plan;
 pub mod recipe;
 pub mod recover;

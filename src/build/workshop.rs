@@ -11,7 +11,7 @@ use crate::catalog::undo::UndoKind;
 use crate::catalog::{Catalog, CatalogError};
 use crate::disk::blocklist::BlockList;
 use crate::guest::Interactive;
-use crate::model::{Failure, FailureKind, Stage};
+use crate::model::{Failure, FailureKind, ImageVersion, Stage};
 use crate::support::wait::Patience;
 use async_trait::async_trait;
 use std::path::{Path, PathBuf};
@@ -33,6 +33,7 @@ pub struct Workshop {
     pub(super) catalog: Arc<Catalog>,
     pub(super) build: String,
     pub(super) image: i64,
+    pub(super) version: ImageVersion,
     pub(super) folder: PathBuf,
     pub(super) events: Events,
     pub(super) watch: Arc<BuildWatch>,
@@ -75,6 +76,7 @@ impl Workshop {
             boot_files: None,
             build: begun.id.clone(),
             image: begun.image.id,
+            version: begun.image.version,
             folder: begun.folder.clone(),
             events: begun.events.clone(),
             overlay: None,

@@ -51,7 +51,7 @@ mod tests {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/components");
         let mut files: Vec<String> = std::fs::read_dir(folder)
             .unwrap()
-            .map(|e| e.unwrap().file_name().into_string().unwrap().trim_end_matches(".yml").to_owned())
+            .filter_map(|e| Some(e.unwrap().file_name().to_str()?.strip_suffix(".yml")?.to_owned()))
             .collect();
         files.sort();
         assert_eq!(files, ALL.map(|b| b.name));

@@ -21,6 +21,7 @@ pub mod records;
 pub mod run;
 pub mod schema;
 pub mod standalone;
+mod values;
 mod world;
 
 pub use bind::{BindError, Component, Strictness};
@@ -29,6 +30,7 @@ pub use document::{
 };
 pub use plan::{Iterations, PlannedStep, plan};
 pub use run::{Job, Options, RunReport, RunState, run};
+pub use values::Values;
 pub use world::World;
 
 #[cfg(test)]

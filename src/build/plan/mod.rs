@@ -121,6 +121,7 @@ pub async fn plan(
     let mut findings = Findings::new(&recipe.source);
     let mut list = diagnostics;
     let components = documents::load(&recipe, settings, shelf.catalog, &mut findings, &mut list)?;
+    components.iter().for_each(|c| drop(shelf.world.used(c, &mut list)));
     let files = walk_files(&recipe, &mut findings).await;
     let parent = parent::find(&recipe, shelf, &mut findings)?;
     if let Some(parent) = &parent {
@@ -266,7 +267,8 @@ impl Plan {
                 let values: Vec<_> =
                     c.document.parameters.iter().map(|p| (&p.name, c.value(&p.name))).collect();
                 let files: Vec<_> = files.iter().map(HostFiles::digest).collect();
-                serde_json::json!([digest_bytes(c.document.source.text().as_bytes()), values, files])
+                let outside = self.world.used(c, &mut Vec::new());
+                serde_json::json!([digest_bytes(c.document.source.text().as_bytes()), values, files, outside])
             })
             .collect();
         let s = &self.recipe.settings;

@@ -3,7 +3,7 @@ use crate::base::Store;
 use crate::build::recipe;
 use crate::catalog::Catalog;
 use crate::catalog::home::Home;
-use crate::component::World;
+use crate::component::{Values, World};
 use crate::support::source::Source;
 use crate::support::wait::Patience;
 use std::path::PathBuf;
@@ -13,6 +13,7 @@ pub struct Bench {
     folder: tempfile::TempDir,
     catalog: Catalog,
     bases: Store,
+    world: World,
 }
 
 const DOCUMENT: &str = "name: site
@@ -57,7 +58,7 @@ impl Bench {
         std::fs::write(base.join("base.json"), record.to_string()).unwrap();
         std::fs::write(folder.path().join("site.yml"), DOCUMENT).unwrap();
         let bases = Store::new(folder.path());
-        Bench { folder, catalog, bases }
+        Bench { folder, catalog, bases, world: World::default() }
     }
 
     pub fn root(&self) -> &std::path::Path {
@@ -77,7 +78,7 @@ impl Bench {
         let shelf = Shelf {
             catalog: &self.catalog,
             bases: &self.bases,
-            world: &World::default(),
+            world: &self.world,
             patience: Patience::unlimited(&CancellationToken::new()),
         };
         plan(recipe, diagnostics, &settings, host, &shelf).await
@@ -117,6 +118,27 @@ async fn a_plan_holds_what_will_be_done() {
     assert_eq!(plan.components[0].value("Title"), Some("Hi"));
     assert_eq!(plan.components[0].value("Port"), Some("80"));
     assert!(plan.warnings.is_empty());
+}
+
+#[tokio::test]
+async fn values_from_outside_are_looked_up_before_anything_runs() {
+    let mut bench = Bench::new();
+    let refs = "echo {{ aws:ssm:/a }} {{ aws:ssm:resolve(Title) }} {{ context:region }} {{ aws:imds:x/y }}";
+    let document = DOCUMENT.replace("echo {{ Title }} {{ Port }}", refs);
+    std::fs::write(bench.path("site.yml"), document).unwrap();
+    let plan = bench.good(RECIPE, &["Title=/t"]).await;
+    let warned: Vec<String> =
+        plan.warnings.iter().map(|w| format!("{}:{} {}", w.span.line, w.span.column, w.code)).collect();
+    assert_eq!(warned, ["9:78 no-value", "9:95 no-value", "9:124 no-value", "9:145 no-value"]);
+    let values = |text: &str| Values::parse(&Source::new("v.yaml", text)).unwrap();
+    let known = "parameters: {/a: one, /t: two, /unused: x}\nmetadata: {x/y: z, placement/region: r}\n";
+    bench.world.values = values(known);
+    let plan = bench.good(RECIPE, &["Title=/t"]).await;
+    assert!(plan.warnings.is_empty(), "{:?}", plan.warnings);
+    for (edit, same) in [(("unused: x", "unused: y"), true), (("/t: two", "/t: three"), false)] {
+        bench.world.values = values(&known.replace(edit.0, edit.1));
+        assert_eq!(bench.good(RECIPE, &["Title=/t"]).await.inputs == plan.inputs, same, "{edit:?}");
+    }
 }
 
 #[tokio::test]

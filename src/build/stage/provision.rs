@@ -2,12 +2,13 @@
 
 use crate::build::begin::steps_folder;
 use crate::build::host_files::HostFiles;
+use crate::build::outside::{Outside, environment};
 use crate::build::plan::BUILD_PHASES;
 use crate::build::recipe::Lane;
 use crate::build::steps::StepObserver;
 use crate::build::workshop::{Workshop, out_of_order};
 use crate::component::run::Reboots;
-use crate::component::{Job, Options, provider, run};
+use crate::component::{Job, Options, run};
 use crate::guest::Guest;
 use crate::model::{Failure, Stage};
 use crate::support::wait::Patience;
@@ -35,7 +36,7 @@ impl Workshop {
             let Some(lane) = plan.lane(index) else { continue };
             self.take_lane(lane, Stage::Provision, patience).await?;
             self.hand_over(&component.label, &plan.files[index], patience).await?;
-            let mut options = self.options();
+            let mut options = self.options(Stage::Provision);
             if lane == Lane::Appliance {
                 options.reboots = Reboots::Refuse(NO_REBOOT);
                 options.environment.push((OFFLINE.0.into(), OFFLINE.1.into()));
@@ -72,10 +73,11 @@ impl Workshop {
         running.ok_or_else(|| out_of_order("there is nothing to run components in"))
     }
 
-    pub(super) fn options(&self) -> Options {
+    pub(super) fn options(&self, stage: Stage) -> Options {
+        let environment = environment(&self.plan, &self.build, self.version, stage);
         let working_directory = self.plan.recipe.working_directory.clone();
         let fetching = self.plan.world.fetching.clone();
-        Options { working_directory, fetching, ..Options::default() }
+        Options { environment, working_directory, fetching, ..Options::default() }
     }
 
     /// Runs phases in the machine that is up.
@@ -87,11 +89,13 @@ impl Workshop {
     ) -> Result<(), Failure> {
         let Phases { stage, components, names, offset } = phases;
         let guest = self.guest()?;
+        let (values, catalog) = (self.plan.world.values.clone(), self.catalog.clone());
+        let provider = Outside { values, catalog };
         let job = Job {
             components: &self.plan.components[components],
             phases: Some(names),
             options: &options,
-            provider: &provider::Nothing,
+            provider: &provider,
         };
         let mut observer = StepObserver::new(&self.events, stage, &steps_folder(&self.folder), offset);
         let report = run(job, None, guest, &mut observer, patience).await;

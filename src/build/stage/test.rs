@@ -66,7 +66,7 @@ impl Workshop {
         self.running = Some(Running::Guest(guest));
         let all = 0..plan.components.len();
         let run = Phases { stage: Stage::Test, components: all, names: &TEST_PHASES, offset };
-        self.run_phases(run, self.options(), patience).await?;
+        self.run_phases(run, self.options(Stage::Test), patience).await?;
         // Its disk is thrown away: an orderly end would cost time and give nothing.
         self.end_machine().await;
         self.give_back(&overlay)?;

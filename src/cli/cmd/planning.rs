@@ -3,12 +3,12 @@
 use crate::build::plan::{Plan, Setting};
 use crate::cli::Settings;
 use crate::cli::settings::Runner;
-use crate::component::World;
+use crate::component::{Values, World};
 use crate::model::Failure;
 use crate::service::{self, Service};
 use crate::support::diagnostic::Diagnostic;
 use crate::support::wait::Patience;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tokio_util::sync::CancellationToken;
 
 #[derive(clap::Args)]
@@ -18,6 +18,9 @@ pub struct Recipe {
     /// Give a component's parameter another value
     #[arg(long = "set", value_name = "[COMPONENT.]NAME=VALUE")]
     pub set: Vec<Setting>,
+    /// Values of {{ aws:ssm:... }}, {{ aws:imds:... }}, {{ context:accountId }}, {{ context:region }} (YAML or JSON)
+    #[arg(long, value_name = "FILE", env = "KILN_VALUES")]
+    pub values: Option<PathBuf>,
 }
 
 /// Opens the home folder and says what was put in order there.
@@ -42,8 +45,15 @@ pub async fn plan(
 ) -> Result<Plan, Failure> {
     let patience = Patience::unlimited(cancel);
     let host = service::host(settings.accel.into(), only_plan);
-    let world = World { fetching: Some(settings.fetching(Runner::Guest)?) };
+    let fetching = Some(settings.fetching(Runner::Guest)?);
+    let world = World { fetching, values: values(recipe.values.as_deref())? };
     service::build::plan(service, &recipe.file, &recipe.set, host, &world, &patience).await
+}
+
+/// What `--values` names; without it nothing has a value.
+pub fn values(path: Option<&Path>) -> Result<Values, Failure> {
+    let Some(path) = path else { return Ok(Values::default()) };
+    Values::load(path).map_err(|findings| Failure::from_findings("the values cannot be used", findings))
 }
 
 /// Warnings, on stderr.

@@ -99,6 +99,9 @@ impl<'a> Resolver<'a> {
                 .find(|(n, _)| n == name)
                 .map(|(_, v)| v.clone())
                 .ok_or_else(|| format!("the step's environment has no `{name}`"))?,
+            Reference::Context(key @ (ContextKey::AccountId | ContextKey::Region)) => {
+                self.provider.context(*key).await?
+            }
             Reference::Context(key) => self.context(*key)?,
         }))
     }
@@ -180,10 +183,7 @@ impl<'a> Resolver<'a> {
         let now = clock::rfc3339(clock::now_ms());
         Ok(match key {
             ContextKey::ExecutionId => self.execution_id.to_owned(),
-            // What the service would know of the instance; a guest of kiln has neither.
-            ContextKey::AccountId | ContextKey::Region => {
-                return Err(format!("a guest of kiln has no {}", key.as_str()));
-            }
+            ContextKey::AccountId | ContextKey::Region => unreachable!("the provider has answered"),
             ContextKey::OsPlatform => "linux".into(),
             ContextKey::OsName => release("NAME"),
             ContextKey::OsVersion => release("VERSION_ID"),

@@ -282,10 +282,10 @@ async fn references_of_every_kind_resolve() {
     std::fs::write(
         rig.path("values.json"),
         r#"{"parameters": {"/plain": "p", "/name": "/plain", "/pass": {"value": "hunter22", "secret": true}},
-            "metadata": {"instance-id": "i-1"}}"#,
+            "metadata": {"instance-id": "i-1"}, "context": {"accountId": "123456789012", "region": "here-1"}}"#,
     )
     .unwrap();
-    rig.values = kiln::component::provider::Values::load(rig.path("values.json").as_ref()).unwrap();
+    rig.values = kiln::component::Values::load(rig.path("values.json").as_ref()).unwrap();
     rig.options.environment = vec![("IMAGE_PHASE".into(), "BUILDING".into())];
     let text = "schemaVersion: 1.0
 constants:
@@ -302,6 +302,7 @@ phases:
           commands:
             - echo '{{ Code }} {{ Where }} {{Param}} {{ env:IMAGE_PHASE }} {{ context:phase }}.{{ context:step }} {{ context:osPlatform }}'
             - echo '{{ aws:ssm:/plain }} {{ aws:ssm:resolve(aws:ssm:/name) }} {{ aws:imds:instance-id }}'
+            - echo '{{ context:accountId }} {{ context:region }}'
             - echo 'login with {{ aws:ssm:/pass }}'
       - name: Inputs
         action: ExecuteBash
@@ -310,6 +311,10 @@ phases:
         action: ExecuteBash
         onFailure: Ignore
         inputs: {commands: ['echo {{ env:NOPE }}']}
+      - name: NoValue
+        action: ExecuteBash
+        onFailure: Ignore
+        inputs: {commands: ['echo {{ aws:ssm:/none }}']}
 ";
     let text = text.replace(
         "      - name: Inputs",
@@ -320,14 +325,15 @@ phases:
     succeeded(&report);
     assert_eq!(
         output(&report, "Refs", "stdout"),
-        "7 here $HOME BUILDING build.Refs linux\np p i-1\nlogin with hunter22"
+        "7 here $HOME BUILDING build.Refs linux\np p i-1\n123456789012 here-1\nlogin with hunter22"
     );
     assert!(rig.watch.told.contains(&"out login with ******".to_owned()), "{:?}", rig.watch.told);
     let detailed = kiln::component::records::detailed_output(&report.state);
     assert!(!detailed.contains("hunter22"), "{detailed}");
     assert_eq!(output(&report, "Inputs", "stdout"), rig.path("here"));
-    let unset = report.state.steps().last().unwrap();
-    assert!(unset.message.contains("no `NOPE`"), "{}", unset.message);
+    let messages: Vec<&str> = report.state.steps().map(|s| s.message.as_str()).collect();
+    assert!(messages[3].contains("no `NOPE`"), "{messages:?}");
+    assert!(messages[4].contains("no value for the parameter /none (--values FILE"), "{messages:?}");
 }
 
 #[tokio::test]
@@ -424,4 +430,18 @@ async fn a_cancelled_run_stops_at_once() {
     assert_eq!(report.ending, Ending::Stopped);
     assert_eq!(report.failure.unwrap().kind, FailureKind::Cancelled);
     assert!(begun.elapsed().as_secs() < 20);
+}
+
+/// The example in JSON, as it is in the repository.
+#[tokio::test]
+async fn a_document_in_json_chains_its_steps() {
+    let mut rig = Rig::new().await;
+    let text = include_str!("../../../examples/components/chaining.json");
+    for (channel, last) in [("stable", "release-1.4-stable.txt"), ("beta", "release-1.4-beta.txt")] {
+        let component = rig.component(text, &[("Channel", channel)]);
+        assert!(component.document.warnings.is_empty(), "{:?}", component.document.warnings);
+        let report = rig.run_all(&[component], None, None).await;
+        succeeded(&report);
+        assert!(rig.read(&format!("notes/{last}")).starts_with("1: release of 1.4-"));
+    }
 }

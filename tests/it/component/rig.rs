@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use kiln::component::run::{Event, Observer, Status};
-use kiln::component::{Component, Document, Job, Options, Rules, RunReport, RunState, Strictness, provider};
+use kiln::component::{Component, Document, Job, Options, Rules, RunReport, RunState, Strictness, Values};
 use kiln::guest::link::local::LocalGuest;
 use kiln::guest::{Guest, GuestError, Sink};
 use kiln::support::source::Source;
@@ -23,7 +23,7 @@ pub struct Rig {
     pub folder: TempDir,
     pub guest: Restarting,
     pub options: Options,
-    pub values: provider::Values,
+    pub values: Values,
     pub watch: Watch,
 }
 
@@ -73,7 +73,7 @@ impl Rig {
         Rig {
             guest: Restarting { now: RwLock::new(guest), reboots: AtomicU32::new(0), foreign: Vec::new() },
             options: Options { working_directory, ..Options::default() },
-            values: provider::Values::default(),
+            values: Values::default(),
             watch: Watch::default(),
             folder,
         }

@@ -3,7 +3,7 @@
 //! After a change that is meant: `KILN_BLESS=1 cargo test --test it standalone`, then read the diff.
 
 use super::rig::patience;
-use kiln::component::provider::Nothing;
+use kiln::component::Values;
 use kiln::component::standalone::{self, Given, Outcome, Request, StandaloneError};
 use kiln::guest::link::local::LocalGuest;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ impl Runner {
 
     async fn run(&self) -> Result<Outcome, StandaloneError> {
         let guest = LocalGuest::start(&patience()).await.unwrap();
-        standalone::run(&self.request, &Nothing, &guest, &patience()).await
+        standalone::run(&self.request, &Values::default(), &guest, &patience()).await
     }
 
     fn state(&self) -> PathBuf {

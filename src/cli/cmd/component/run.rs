@@ -1,8 +1,8 @@
 //! `kiln component run`, with the flags of awstoe.
 
 use crate::cli::Settings;
+use crate::cli::cmd::planning::values;
 use crate::cli::settings::Runner;
-use crate::component::provider::{Nothing, Provider, Values};
 use crate::component::standalone::{
     self, Config, ConfigError, Given, Request, StandaloneError, parse_parameters,
 };
@@ -43,8 +43,8 @@ pub struct Arguments {
     /// Where scripts run and relative paths count from
     #[arg(long, value_name = "DIR", default_value = "/tmp")]
     working_directory: PathBuf,
-    /// Values of {{ aws:ssm: }} and {{ aws:imds: }} (JSON)
-    #[arg(long, value_name = "FILE")]
+    /// Values of {{ aws:ssm:... }}, {{ aws:imds:... }}, {{ context:accountId }}, {{ context:region }} (YAML or JSON)
+    #[arg(long, value_name = "FILE", env = "KILN_VALUES")]
     values: Option<PathBuf>,
     /// Also tell on stderr what goes to console.log
     #[arg(long, short)]
@@ -96,17 +96,14 @@ pub async fn run(
     cancel: &CancellationToken,
 ) -> Result<u8, Failure> {
     let input = |e: ConfigError| Failure::from_error(FailureKind::Input, &e);
-    let provider: Box<dyn Provider> = match &arguments.values {
-        Some(path) => Box::new(Values::load(path).map_err(|e| Failure::new(FailureKind::Input, e))?),
-        None => Box::new(Nothing),
-    };
+    let provider = values(arguments.values.as_deref())?;
     let fetching = settings.fetching(Runner::Machine)?;
     let request = Request { fetching: Some(fetching), ..request(arguments, settings).map_err(input)? };
     let start = Patience::new(Duration::from_secs(60), cancel);
     let guest =
         LocalGuest::start(&start).await.map_err(|e| Failure::from_error(FailureKind::Environment, &e))?;
     let patience = Patience::unlimited(cancel);
-    let outcome = match standalone::run(&request, provider.as_ref(), &guest, &patience).await {
+    let outcome = match standalone::run(&request, &provider, &guest, &patience).await {
         Ok(outcome) => outcome,
         Err(error) => {
             if let StandaloneError::Invalid(findings) = &error {

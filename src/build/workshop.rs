@@ -143,8 +143,12 @@ impl Workshop {
 
     /// A failure with what the guest's console said last.
     pub(super) fn with_console(&self, mut failure: Failure) -> Failure {
+        // A command that ended by itself has said what was wrong. One that was killed may not have:
+        // the kernel says on the console what it kills.
+        let by_itself = failure.exit_code.is_some_and(|code| (0..128).contains(&code));
         if let Some(running) = &self.running
             && failure.console.is_empty()
+            && !by_itself
         {
             failure.console = running.console_tail(CONSOLE_LINES);
         }

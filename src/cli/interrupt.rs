@@ -15,7 +15,7 @@ pub fn watch(cancel: CancellationToken) -> Result<(), Failure> {
     let mut hangup = on(SignalKind::hangup())?;
     tokio::spawn(async move {
         any(&mut interrupt, &mut terminate, &mut hangup).await;
-        eprintln!("\ncancelling: powering off and cleaning up (once more: stop at once)");
+        eprintln!("\ncancelling (once more: stop at once)");
         cancel.cancel();
         any(&mut interrupt, &mut terminate, &mut hangup).await;
         eprintln!("stopped; the next kiln command cleans up");

@@ -183,6 +183,15 @@ impl Built {
         failure.files.extend(self.report.clone());
         if matches!(self.verdict, Verdict::Failed(_)) {
             failure = failure.hint(format!("kiln log {} shows the logs of all steps.", self.build));
+            if self.folder.join("overlay.qcow2").is_file() {
+                failure = failure.hint(format!(
+                    "The disk is kept: kiln shell {0} opens it, kiln image remove {0} frees it.",
+                    self.image
+                ));
+            } else if failure.step.is_some() {
+                failure =
+                    failure.hint("With --on-error shell you get a shell in the guest where a step fails.");
+            }
             if self.image.disk.is_some() {
                 failure = failure.hint(format!(
                     "The captured disk is kept: kiln run {0} looks inside, kiln image remove {0} frees it.",

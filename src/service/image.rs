@@ -1,6 +1,6 @@
 //! Images: list, show, export, remove.
 
-use super::Service;
+use super::{Service, run};
 use crate::build::details::Details;
 use crate::catalog::CatalogError;
 use crate::catalog::artifact::Artifact;
@@ -105,6 +105,13 @@ pub fn remove(service: &Service, name: &str) -> Result<Removed, Failure> {
         return Err(
             Failure::new(FailureKind::Conflict, message).hint("End the build first (Ctrl-C where it runs).")
         );
+    }
+    let own = shown(service, image.clone())?.disk.map(|(_, path)| path);
+    let kept = builds.iter().map(|b| service.catalog.home().build(&b.id).join("overlay.qcow2"));
+    if let Some(user) = own.into_iter().chain(kept).find_map(|disk| run::user_of(service, &disk)) {
+        let message = format!("image {image} is in use: what lies in {} stands on its disk", user.display());
+        return Err(Failure::new(FailureKind::Conflict, message)
+            .hint("End what runs there; what was kept there and is not needed any more can be deleted."));
     }
     let builds = service.catalog.write(|t| {
         let builds = t.builds_of(image.id)?;

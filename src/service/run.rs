@@ -12,6 +12,7 @@ use crate::machine::accelerator::{Choice, resolve};
 use crate::machine::{Accelerator, Cache, Exit, Interface, Network, Qemu, default_cpu};
 use crate::model::{DiskFormat, Failure, FailureKind, Firmware};
 use crate::support::wait::Patience;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,7 +76,7 @@ pub async fn start(
         interface: if details.interface == "nvme" { Interface::Nvme } else { Interface::Virtio },
         network: options.network,
     };
-    let (folder, lock) = new_folder(service, &image.path_name(), options.keep)?;
+    let (folder, lock) = new_folder(service, &image.path_name(), &disk, options.keep)?;
     let run = async {
         let overlay = folder.join("overlay.qcow2");
         disk::create_overlay(&disk, DiskFormat::Qcow2, &overlay, None, patience).await?;
@@ -127,8 +128,24 @@ fn firmware(image: &Image, can: &[Firmware], wanted: Option<Firmware>) -> Result
     })
 }
 
+/// Names the disk that an overlay of a run stands on.
+const STANDS_ON: &str = "stands-on";
+
+/// A run, or what one kept, that needs this disk.
+pub(super) fn user_of(service: &Service, disk: &Path) -> Option<PathBuf> {
+    let folders = std::fs::read_dir(service.catalog.home().runs()).into_iter().flatten().flatten();
+    let stands =
+        |f: &PathBuf| std::fs::read(f.join(STANDS_ON)).is_ok_and(|d| d == disk.as_os_str().as_bytes());
+    folders.map(|f| f.path()).find(stands)
+}
+
 /// A folder of its own with its lock held, not to be taken for a dead run's.
-pub(super) fn new_folder(service: &Service, name: &str, keep: bool) -> Result<(PathBuf, Lock), Failure> {
+pub(super) fn new_folder(
+    service: &Service,
+    name: &str,
+    disk: &Path,
+    keep: bool,
+) -> Result<(PathBuf, Lock), Failure> {
     let io = |path: &Path| {
         let path = path.to_owned();
         move |e: std::io::Error| {
@@ -143,6 +160,7 @@ pub(super) fn new_folder(service: &Service, name: &str, keep: bool) -> Result<(P
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => continue,
             made => made.map_err(io(&folder))?,
         }
+        std::fs::write(folder.join(STANDS_ON), disk.as_os_str().as_bytes()).map_err(io(&folder))?;
         if keep {
             std::fs::write(folder.join(KEPT), "").map_err(io(&folder))?;
         }

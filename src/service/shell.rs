@@ -78,7 +78,7 @@ pub async fn open(
         interface: subject.interface,
         network: options.network,
     };
-    let (folder, lock) = new_folder(service, &subject.path_name, options.keep)?;
+    let (folder, lock) = new_folder(service, &subject.path_name, &subject.disk, options.keep)?;
     match boot(service, &subject, &hardware, &folder, options.keep, watch, patience).await {
         Ok(guest) => Ok(Shell { title: subject.title, folder, guest, keep: options.keep, _lock: lock }),
         Err(failure) => {

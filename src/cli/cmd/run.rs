@@ -3,7 +3,7 @@
 use super::planning;
 use crate::boot::{Waiting, Watch};
 use crate::cli::Settings;
-use crate::cli::render::{Format, Progress};
+use crate::cli::render::{Format, Progress, Seldom};
 use crate::machine::{Exit, Forward, Identity, Network};
 use crate::model::{Failure, FailureKind, Firmware};
 use crate::service::run::{self, Options, Running};
@@ -11,7 +11,7 @@ use crate::support::wait::Patience;
 use serde_json::json;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio_util::sync::CancellationToken;
 
 /// Boot an image on a throw-away disk and keep it running until Ctrl-C
@@ -67,11 +67,13 @@ fn forward(text: &str) -> Result<Forward, String> {
 /// Tells on stderr how the boot goes.
 pub struct Teller {
     silent: bool,
+    waits: Mutex<Seldom>,
 }
 
 impl Teller {
     pub fn new(settings: &Settings) -> Teller {
-        Teller { silent: matches!(settings.progress, Progress::None | Progress::Json) }
+        let silent = matches!(settings.progress, Progress::None | Progress::Json);
+        Teller { silent, waits: Mutex::default() }
     }
 }
 
@@ -85,7 +87,9 @@ impl Watch for Teller {
     }
 
     fn waiting(&self, waiting: Waiting) {
-        if !self.silent {
+        let since_ms = waiting.since.as_millis() as u64;
+        let worth = self.waits.lock().is_ok_and(|mut w| w.worth_a_line(since_ms));
+        if !self.silent && worth {
             eprintln!("waiting for {}, {} s", waiting.what, waiting.since.as_secs());
         }
     }

@@ -3,7 +3,7 @@
 pub mod plan;
 mod progress;
 
-pub use progress::{Curtain, follow, printable};
+pub use progress::{Curtain, Seldom, follow, printable};
 
 use crate::model::Failure;
 

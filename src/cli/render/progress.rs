@@ -57,7 +57,9 @@ pub fn follow(mut events: Subscription, progress: Progress) -> Following {
         Progress::Json => Box::new(Json),
         Progress::Tty => with_bars(),
         Progress::Auto if std::io::stderr().is_terminal() => with_bars(),
-        Progress::Auto | Progress::Plain => Box::new(Plain { lines: Lines::default() }),
+        Progress::Auto | Progress::Plain => {
+            Box::new(Plain { lines: Lines::default(), waits: Seldom::default() })
+        }
     };
     let task = tokio::spawn(async move {
         while let Some(event) = events.next().await {
@@ -181,12 +183,35 @@ pub fn printable(line: &str) -> String {
     plain.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
+/// Which moments of a wait are worth a line where lines stay: 5 s, 10 s, 20 s and so on.
+#[derive(Default)]
+pub struct Seldom {
+    told_ms: u64,
+}
+
+impl Seldom {
+    pub fn worth_a_line(&mut self, since_ms: u64) -> bool {
+        let new = since_ms < self.told_ms;
+        let worth = new || since_ms >= 2 * self.told_ms;
+        if worth {
+            self.told_ms = since_ms;
+        }
+        worth
+    }
+}
+
 struct Plain {
     lines: Lines,
+    waits: Seldom,
 }
 
 impl Renderer for Plain {
     fn event(&mut self, event: &Event) {
+        if let What::Waiting { since_ms, .. } = event.what
+            && !self.waits.worth_a_line(since_ms)
+        {
+            return;
+        }
         if let Some(line) = self.lines.line(event) {
             let _ = writeln!(std::io::stderr(), "{line}");
         }
@@ -248,6 +273,14 @@ mod tests {
     use super::*;
     use crate::build::event::{SCHEMA, StageName};
     use crate::model::Stage;
+
+    #[test]
+    fn a_long_wait_is_told_ever_more_seldom() {
+        let mut seldom = Seldom::default();
+        let told: Vec<u64> = (1..=20).map(|n| n * 5000).filter(|ms| seldom.worth_a_line(*ms)).collect();
+        assert_eq!(told, [5000, 10_000, 20_000, 40_000, 80_000]);
+        assert!(seldom.worth_a_line(3000), "another wait begins");
+    }
 
     #[test]
     fn lines_name_step_wait_and_time() {

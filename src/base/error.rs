@@ -70,6 +70,11 @@ impl From<BaseError> for Failure {
                 let packages = packages.join(" ");
                 failure.hint(format!("On Debian: apt-get install --no-install-recommends {packages}"))
             }
+            BaseError::Namespace(CommandError::Failed { last_lines, .. })
+                if last_lines.iter().any(|l| l.contains("cannot change root filesystem propagation")) =>
+            {
+                failure.hint("The root folder here is no mount point, as in a plain chroot. Before entering it: mount --bind FOLDER FOLDER")
+            }
             BaseError::Namespace(_) => failure
                 .hint("As an ordinary user this needs the package uidmap, a line for you in /etc/subuid and /etc/subgid, and user namespaces allowed by the kernel (sysctl user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns).")
                 .hint("Or run the same command as root."),

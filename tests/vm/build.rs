@@ -20,7 +20,7 @@ pub struct Bench {
 }
 
 impl Bench {
-    fn new(test: &str) -> Bench {
+    pub fn new(test: &str) -> Bench {
         let bench = Bench::without_bases(test);
         let own = bench.folder.join("home");
         for base in std::fs::read_dir(home().join("bases")).unwrap().flatten() {

@@ -11,3 +11,4 @@ mod machine;
 mod residue;
 mod support;
 mod tiny;
+mod together;

@@ -1,10 +1,11 @@
-//! The long ones: kills at random moments, fuzzing, another S3 store, side-by-side benchmarks.
+//! The long ones: kills, booted builds at the same time, another S3 store, fuzzing, side-by-side benchmarks.
 
 use crate::install::{self, Purpose};
 use crate::shell::{self, Result, Stages, command, home, root};
 use crate::test::cargo;
+use std::path::PathBuf;
 
-const ALL: [&str; 4] = ["kills", "s3", "fuzz", "bench"];
+const ALL: [&str; 5] = ["kills", "together", "s3", "fuzz", "bench"];
 
 /// A store that is strict about signatures and headers. Building it takes minutes.
 const S3S_FS: [&str; 6] = ["install", "s3s-fs", "--version", "0.14.1", "--features", "binary"];
@@ -20,16 +21,18 @@ pub fn run(only: &[&str]) -> Result {
     let mut result = Ok(());
     if wanted("kills") {
         result = stages.run("kills", || {
-            let kiln = root().join("target/release/kiln");
-            shell::run(command(&[kiln.as_os_str()]).arg("--home").arg(home()).args([
-                "base",
-                "build",
-                "debian-12-minimal",
-            ]))?;
+            let kiln = base("debian-12")?;
             let script = root().join("tests/trials/kills.py");
             let mut c =
                 command(&["python3".as_ref(), script.as_os_str(), kiln.as_os_str(), home().as_os_str()]);
             shell::run(c.env("KILN_ACCEL", crate::demo::accelerator()))
+        });
+    }
+    if result.is_ok() && wanted("together") {
+        result = stages.run("builds at the same time", || {
+            base("debian-12-minimal")?;
+            let mut c = cargo(&["test", "--release", "--locked", "--test", "vm", "same_time"]);
+            shell::run(c.env("KILN_TEST_TOGETHER", "debian-12-minimal"))
         });
     }
     if result.is_ok() && wanted("s3") {
@@ -58,4 +61,11 @@ pub fn run(only: &[&str]) -> Result {
     }
     stages.print();
     result
+}
+
+/// Builds a base image where it is missing. Returns the kiln that did.
+fn base(name: &str) -> Result<PathBuf> {
+    let kiln = root().join("target/release/kiln");
+    shell::run(command(&[kiln.as_os_str()]).arg("--home").arg(home()).args(["base", "build", name]))?;
+    Ok(kiln)
 }

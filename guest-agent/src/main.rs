@@ -35,6 +35,13 @@ mod walk;
 
 use std::process::ExitCode;
 
+/// In place of the C library's, which reads /proc/self/maps by sscanf: 90 KB of the agent, and std asks
+/// only so that it can name the thread whose stack overflowed.
+#[unsafe(no_mangle)]
+extern "C" fn pthread_getattr_np(_: libc::pthread_t, _: *mut libc::pthread_attr_t) -> libc::c_int {
+    libc::ENOSYS
+}
+
 fn main() -> ExitCode {
     // It is executed from a descriptor or as /init; a list of processes should show what it is.
     let _ = rustix::thread::set_name(c"kiln-agent");

@@ -22,7 +22,7 @@ pub fn to(request: &Request, address: &[u8], port: u16) -> Outcome<Reply> {
         return Err(failed(ErrorKind::Invalid, "no internet address"));
     };
     // Only an address of one's own can be bound.
-    if socket(&own).and_then(|s| Ok(bind(&s, &own)?)).is_err() {
+    if socket(&own).and_then(|s| bind(&s, &own)).is_err() {
         return Err(failed(ErrorKind::NotFound, "it is no address of this system"));
     }
     let stream =

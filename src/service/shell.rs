@@ -7,7 +7,6 @@ use crate::boot::{BootedGuest, CloudInit, Holds, Start, Watch};
 use crate::build::details::Details;
 use crate::build::lock::Lock;
 use crate::build::machines::{Hardware, Wanted};
-use crate::catalog::CatalogError;
 use crate::catalog::image::Image;
 use crate::disk;
 use crate::guest::inject::Route;
@@ -174,7 +173,7 @@ fn subject(service: &Service, name: &str) -> Result<Subject, Failure> {
 
 /// The disk that a failed build left behind because it was told to.
 fn kept_disk(service: &Service, image: &Image) -> Result<PathBuf, Failure> {
-    let builds = service.catalog.read(|t| Ok::<_, CatalogError>(t.builds_of(image.id)?))?;
+    let builds = service.catalog.read(|t| t.builds_of(image.id))?;
     if !image.status.is_final() || builds.iter().any(|b| b.ended.is_none()) {
         let message = format!("image {image} is {}: its build is going on", image.status);
         return Err(Failure::new(FailureKind::Conflict, message)

@@ -95,6 +95,12 @@ struct Enter {
 impl Enter {
     fn run(&self) -> io::Result<()> {
         rustix::process::setsid()?;
+        // Whoever started the agent with nohup, or from a script's background, meant the agent: a
+        // program that inherits an ignored Ctrl-C can never hear one again.
+        for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP, libc::SIGTERM] {
+            // SAFETY: signal(2) may be called between fork and exec, and sets no handler here.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
         // The thread that forks lives as long as the request: should the agent be killed, so is the child.
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
         if self.terminal {

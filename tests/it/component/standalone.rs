@@ -221,3 +221,22 @@ phases:
     assert_eq!(runner.run().await.unwrap().exit_code(), 0);
     assert!(runner.request.working_directory.join("b").exists());
 }
+
+/// As under nohup, or in the background of a script: what is meant for kiln is not for its programs.
+#[test]
+fn a_program_hears_ctrl_c_though_kiln_was_started_deaf_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let document = "name: ctrl-c\nschemaVersion: 1.0\nphases:\n  - name: build\n    steps:\n      \
+                    - {name: Interrupt, action: ExecuteBash, inputs: {commands: ['kill -INT $$', exit 0]}}\n";
+    std::fs::write(folder.path().join("doc.yml"), document).unwrap();
+    let run = |before: &str| {
+        let line = format!("{before} exec \"$0\" --home home component run --documents doc.yml");
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", &line, env!("CARGO_BIN_EXE_kiln")]).current_dir(folder.path());
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (code, said) = run("trap '' INT;");
+    assert_eq!(code, Some(1), "the step was not interrupted: {said}");
+    assert_eq!(run("").0, Some(1));
+}

@@ -4,11 +4,11 @@ use super::class::Class;
 use super::error::BootError;
 use super::guest::{Alive, Watch};
 use super::ready::Waiting;
-use crate::appliance::{Appliance, BootFiles, Kit};
+use crate::appliance::{Appliance, BootFiles, DiskFacts, Kit};
 use crate::guest::inject::{Route, agent_disk, overlay, seed, smbios};
 use crate::guest::session::{Expect, Session};
 use crate::guest::{GuestError, agent, nonce};
-use crate::machine::{Accelerator, Credential, DirectKernel, Disk, Exit, Machine, MachineSpec};
+use crate::machine::{Accelerator, Credential, DirectKernel, Disk, Exit, Machine, MachineSpec, Network};
 use crate::model::DiskFormat;
 use crate::support::files;
 use crate::support::wait::{Impatience, Patience};
@@ -51,6 +51,21 @@ pub enum CloudInit {
     Build { instance_id: String },
     /// An ordinary first boot.
     FirstBoot { instance_id: String, hostname: String, user_data: Option<Vec<u8>> },
+}
+
+impl BootRequest {
+    /// For a boot that is no first boot of an instance. cloud-init would wait for data sources and make
+    /// users: it brings up the network where nothing else does, and otherwise stays away.
+    pub fn hold_cloud_init_back(&mut self, facts: &DiskFacts, instance_id: &str) {
+        if facts.cloud_init.is_none() {
+            return;
+        }
+        let networked = facts.own_network || self.spec.network == Network::None;
+        self.cloud_init = match self.route {
+            Route::Overlay if networked => CloudInit::Off,
+            _ => CloudInit::Build { instance_id: instance_id.to_owned() },
+        };
+    }
 }
 
 /// Starts a machine and returns when its agent has greeted.

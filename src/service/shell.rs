@@ -9,7 +9,6 @@ use crate::build::lock::Lock;
 use crate::build::machines::{Hardware, Wanted};
 use crate::catalog::image::Image;
 use crate::disk;
-use crate::guest::inject::Route;
 use crate::machine::accelerator::{Choice, resolve};
 use crate::machine::{Accelerator, Cache, Disk, Interface, Network, Qemu, default_cpu};
 use crate::model::{Architecture, DiskFormat, Failure, FailureKind};
@@ -116,13 +115,7 @@ async fn boot(
         life: LIFE,
     }
     .request()?;
-    if facts.cloud_init.is_some() {
-        // As a build does: to look at a disk is no first boot of an instance.
-        let away =
-            request.route == Route::Overlay && (facts.own_network || hardware.network == Network::None);
-        request.cloud_init =
-            if away { CloudInit::Off } else { CloudInit::Build { instance_id: run_name(folder) } };
-    }
+    request.hold_cloud_init_back(&facts, &run_name(folder));
     BootedGuest::start(request, watch, patience).await.map_err(|e| e.failure())
 }
 

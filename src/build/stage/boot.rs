@@ -6,8 +6,7 @@ use crate::build::event::What;
 use crate::build::machines::{Hardware, Wanted, interface, network};
 use crate::build::running::Running;
 use crate::build::workshop::Workshop;
-use crate::guest::inject::Route;
-use crate::machine::{Cache, Network};
+use crate::machine::Cache;
 use crate::model::{Failure, Stage};
 use crate::support::wait::Patience;
 use std::time::Duration;
@@ -40,14 +39,7 @@ impl Workshop {
             life: Duration::from_secs(timeouts.build),
         }
         .request()?;
-        if facts.cloud_init.is_some() {
-            // It would wait for data sources and make users: at build time it brings up the
-            // network where nothing else does, and otherwise stays away.
-            let away =
-                request.route == Route::Overlay && (facts.own_network || hardware.network == Network::None);
-            let instance_id = self.build.clone();
-            request.cloud_init = if away { CloudInit::Off } else { CloudInit::Build { instance_id } };
-        }
+        request.hold_cloud_init_back(&facts, &self.build);
         self.note(stage, format!("the agent comes by {}", request.route));
         let guest =
             BootedGuest::start(request, self.watch.clone(), patience).await.map_err(|e| e.failure())?;

@@ -274,7 +274,8 @@ fn an_interrupt_cancels_and_a_kill_is_put_in_order_by_the_next_kiln() {
     bench.write("recipe.yaml", &recipe("cut-short", "reboots.yml"));
 
     let mut child = bench.build_until("recipe.yaml", "boot");
-    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));
     wait_for_no_machine("cut-short");
     assert_eq!(bench.json(&["image", "show", "cut-short/1.0.0/1"])["status"], "CANCELLED");

@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 const PORT: u16 = 8080;
@@ -85,16 +85,29 @@ fn serve(demo: &Demo) -> Result {
         .spawn()
         .map_err(|e| format!("start kiln run: {e}"))?;
     let page = fetch_when_up(&mut child);
-    // One interrupt is a clean end: kiln powers the guest off and removes the overlay.
-    let _ = shell::run(&mut command(&["kill", "-INT", &child.id().to_string()]));
-    let ended = child.wait().map_err(|e| e.to_string())?;
-    let page = page?;
+    let ended = interrupt(&mut child);
+    let (page, ended) = (page?, ended?);
     println!("--- http://127.0.0.1:{PORT}/\n{}\n---", page.trim_end());
     if !page.contains("kiln") {
         return Err("the page is not the example's".into());
     }
     println!("kiln run ended with {ended}");
     Ok(())
+}
+
+/// One interrupt is a clean end: kiln powers the guest off and removes the overlay.
+fn interrupt(child: &mut Child) -> Result<ExitStatus> {
+    // The shell's own: a small system has no program of this name.
+    shell::run(&mut command(&["sh", "-c", "kill -INT \"$0\"", &child.id().to_string()]))?;
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(180) {
+        if let Some(ended) = child.try_wait().map_err(|e| e.to_string())? {
+            return Ok(ended);
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    child.kill().map_err(|e| e.to_string())?;
+    Err("kiln run did not end within 180 s of an interrupt and was killed".into())
 }
 
 fn fetch_when_up(child: &mut Child) -> Result<String> {

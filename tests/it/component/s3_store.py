@@ -60,32 +60,34 @@ def s3s_fs(program):
 
 def main():
     endpoint, key, secret, stop = s3s_fs(sys.argv[1]) if len(sys.argv) > 1 else moto()
-    style = Config(s3={"addressing_style": "path"})
-    s3 = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id=key, aws_secret_access_key=secret, config=style)
-    buckets = set()
-    print(json.dumps({"endpoint": endpoint, "id": key, "secret": secret}), flush=True)
-    for line in sys.stdin:
-        ask = json.loads(line)
-        bucket = ask["bucket"]
-        if bucket not in buckets:
-            s3.create_bucket(Bucket=bucket)
-            buckets.add(bucket)
-        answer = None
-        if ask["do"] == "put":
-            s3.put_object(Bucket=bucket, Key=ask["key"], Body=base64.b64decode(ask["body"]))
-        elif ask["do"] == "get":
-            answer = base64.b64encode(s3.get_object(Bucket=bucket, Key=ask["key"])["Body"].read()).decode()
-        elif ask["do"] == "list":
-            answer = [o["Key"] for o in s3.list_objects_v2(Bucket=bucket).get("Contents", [])]
-        elif ask["do"] == "uploads":
-            try:
-                answer = len(s3.list_multipart_uploads(Bucket=bucket).get("Uploads", []))
-            except ClientError as error:
-                # s3s-fs keeps them and does not tell.
-                assert error.response["Error"]["Code"] == "NotImplemented", error
-                answer = 0
-        print(json.dumps(answer), flush=True)
-    stop()
+    try:
+        style = Config(s3={"addressing_style": "path"})
+        s3 = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id=key, aws_secret_access_key=secret, config=style)
+        buckets = set()
+        print(json.dumps({"endpoint": endpoint, "id": key, "secret": secret}), flush=True)
+        for line in sys.stdin:
+            ask = json.loads(line)
+            bucket = ask["bucket"]
+            if bucket not in buckets:
+                s3.create_bucket(Bucket=bucket)
+                buckets.add(bucket)
+            answer = None
+            if ask["do"] == "put":
+                s3.put_object(Bucket=bucket, Key=ask["key"], Body=base64.b64decode(ask["body"]))
+            elif ask["do"] == "get":
+                answer = base64.b64encode(s3.get_object(Bucket=bucket, Key=ask["key"])["Body"].read()).decode()
+            elif ask["do"] == "list":
+                answer = [o["Key"] for o in s3.list_objects_v2(Bucket=bucket).get("Contents", [])]
+            elif ask["do"] == "uploads":
+                try:
+                    answer = len(s3.list_multipart_uploads(Bucket=bucket).get("Uploads", []))
+                except ClientError as error:
+                    # s3s-fs keeps them and does not tell.
+                    assert error.response["Error"]["Code"] == "NotImplemented", error
+                    answer = 0
+            print(json.dumps(answer), flush=True)
+    finally:
+        stop()
 
 
 main()

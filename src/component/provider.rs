@@ -25,8 +25,6 @@ pub trait Provider: Send + Sync {
 
     /// The text of the component with this ARN.
     async fn document(&self, arn: &str) -> Result<String, String> {
-        Err(format!(
-            "{arn} is not known here; give the path of a document in the guest, or its s3:// address"
-        ))
+        Err(format!("{arn} is not known here; give the path of a document, or its s3:// address"))
     }
 }

@@ -20,6 +20,7 @@ use gate::Gate;
 use http::{Call, Client, GoOn};
 use inside::Inside;
 use s3::{S3, Target};
+use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use store::Part;
@@ -149,10 +150,36 @@ pub async fn download(
     patience: &Patience,
     say: &mut Say<'_>,
 ) -> Result<Kept, FetchError> {
-    let (fetching, part) = (fetching.clone(), Mutex::new(None));
-    let name = wanted.name(&fetching)?;
     // A store of objects is where the settings say, never in the guest.
     let guest = matches!(wanted, Wanted::Web { .. }).then_some(guest);
+    complete(fetching, wanted, guest, patience, say).await
+}
+
+/// An object that the host itself reads, of at most `limit` bytes.
+pub async fn object(
+    fetching: &Fetching,
+    target: Target,
+    limit: u64,
+    patience: &Patience,
+) -> Result<Vec<u8>, FetchError> {
+    let kept = complete(fetching, Wanted::Object(target), None, patience, &mut |_| ()).await?;
+    if kept.bytes > limit {
+        return Err(FetchError::Address(format!("it has {} bytes, {limit} are the limit", kept.bytes)));
+    }
+    let mut bytes = Vec::new();
+    kept.file.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+async fn complete(
+    fetching: &Fetching,
+    wanted: Wanted,
+    guest: Option<&dyn Guest>,
+    patience: &Patience,
+    say: &mut Say<'_>,
+) -> Result<Kept, FetchError> {
+    let (fetching, part) = (fetching.clone(), Mutex::new(None));
+    let name = wanted.name(&fetching)?;
     let work = move |limits: &Limits| {
         let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
         if part.is_none() {

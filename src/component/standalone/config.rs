@@ -1,6 +1,6 @@
 //! The settings file (`--config`) and `--parameters`.
 
-use super::Given;
+use super::{Given, Sources};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     pub documents: Vec<Given>,
+    pub document_owner: Option<String>,
     pub parameters: Vec<(String, String)>,
     pub phases: Vec<String>,
     pub execution_id: Option<String>,
@@ -20,6 +21,8 @@ pub struct Config {
 pub enum ConfigError {
     #[error("cannot read the settings file {path}")]
     Read { path: PathBuf, source: std::io::Error },
+    #[error("cannot fetch the settings file {path}: {reason}")]
+    Fetch { path: PathBuf, reason: String },
     #[error("the settings file {path} is wrong: {reason}")]
     Form { path: PathBuf, reason: String },
     #[error("`{0}` has no effect: kiln sends no logs to S3 or CloudWatch; the log folder has them all")]
@@ -66,9 +69,15 @@ struct NameValue {
 }
 
 impl Config {
-    pub fn load(path: &Path) -> Result<Config, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    /// From a path, or an `s3://` address.
+    pub async fn load(path: &Path, sources: &Sources<'_>) -> Result<Config, ConfigError> {
+        let text = match sources.text_elsewhere(&path.display().to_string()).await {
+            Some(fetched) => {
+                fetched.map_err(|reason| ConfigError::Fetch { path: path.to_owned(), reason })?
+            }
+            None => std::fs::read_to_string(path)
+                .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?,
+        };
         Config::parse(&text, path)
     }
 
@@ -76,7 +85,6 @@ impl Config {
         let file: File = serde_json::from_str(text)
             .map_err(|e| ConfigError::Form { path: path.to_owned(), reason: e.to_string() })?;
         let without_effect = [
-            ("documentS3BucketOwner", file.document_s3_bucket_owner.is_some()),
             ("logS3BucketName", file.log_s3_bucket_name.is_some()),
             ("logS3BucketOwner", file.log_s3_bucket_owner.is_some()),
             ("logS3KeyPrefix", file.log_s3_key_prefix.is_some()),
@@ -95,6 +103,7 @@ impl Config {
                 .into_iter()
                 .map(|d| Given { path: d.path, parameters: pairs(d.parameters) })
                 .collect(),
+            document_owner: file.document_s3_bucket_owner,
             parameters: pairs(file.parameters),
             phases: file.phases.as_deref().map(split).unwrap_or_default(),
             execution_id: file.execution_id,

@@ -4,8 +4,10 @@
 mod config;
 mod folder;
 mod resume;
+mod sources;
 
 pub use config::{Config, ConfigError, parse_parameters};
+pub use sources::Sources;
 
 use super::bind::{Component, Strictness};
 use super::document::{Document, Rules};
@@ -27,6 +29,8 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug, Default)]
 pub struct Request {
     pub documents: Vec<Given>,
+    /// The account that must own the buckets of documents.
+    pub document_owner: Option<String>,
     /// For every document; one of the document itself wins.
     pub parameters: Vec<(String, String)>,
     /// Empty: all.
@@ -48,6 +52,7 @@ pub struct Request {
 /// A document, with parameters of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Given {
+    /// Also an `s3://` address.
     pub path: PathBuf,
     pub parameters: Vec<(String, String)>,
 }
@@ -100,7 +105,7 @@ pub async fn run(
     let fresh = interrupted.is_none();
     let kept = match interrupted {
         Some(kept) => kept,
-        None => begin(request)?,
+        None => begin(request, provider, patience).await?,
     };
     let components = kept.components(&request.blocked)?;
     let mut folder = LogFolder::open(&kept, fresh, request.trace)?;
@@ -125,7 +130,11 @@ pub async fn run(
 }
 
 /// A new run, of which nothing has been done.
-fn begin(request: &Request) -> Result<Interrupted, StandaloneError> {
+async fn begin(
+    request: &Request,
+    provider: &dyn Provider,
+    patience: &Patience,
+) -> Result<Interrupted, StandaloneError> {
     let execution_id = match &request.execution_id {
         Some(id) => id.clone(),
         None => random::uuid().map_err(|source| StandaloneError::Io {
@@ -134,11 +143,13 @@ fn begin(request: &Request) -> Result<Interrupted, StandaloneError> {
             source,
         })?,
     };
+    let owner = request.document_owner.as_deref();
+    let sources = Sources { fetching: request.fetching.as_ref(), owner, provider, patience };
     let mut texts = Vec::new();
     let mut invalid = Vec::new();
     for given in &request.documents {
         // Read once: what is checked is what runs, and what goes on after a reboot.
-        match Document::load_with(&given.path, &rules(&request.blocked)) {
+        match sources.document(&given.path, &rules(&request.blocked)).await {
             Ok(document) => texts.push(document.source.text().to_owned()),
             Err(findings) => invalid.extend(findings),
         }

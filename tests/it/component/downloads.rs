@@ -306,7 +306,7 @@ async fn a_closed_port_of_the_guest_is_told_as_such() {
 async fn a_guests_own_server_may_speak_tls() {
     use std::io::{BufRead, BufReader};
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/component/tls_server.py");
-    let mut server = std::process::Command::new(super::s3::python())
+    let mut server = std::process::Command::new(super::s3_store::python())
         .arg(script)
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())

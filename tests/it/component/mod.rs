@@ -8,6 +8,7 @@ mod hostile;
 mod reboots;
 mod rig;
 mod s3;
+mod s3_store;
 mod standalone;
 mod update_os;
 mod web;

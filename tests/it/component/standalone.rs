@@ -3,7 +3,9 @@
 //! After a change that is meant: `KILN_BLESS=1 cargo test --test it standalone`, then read the diff.
 
 use super::rig::patience;
+use super::s3_store::{Bucket, server};
 use kiln::component::Values;
+use kiln::component::fetch::s3::Credentials;
 use kiln::component::standalone::{self, Given, Outcome, Request, StandaloneError};
 use kiln::guest::link::local::LocalGuest;
 use std::path::{Path, PathBuf};
@@ -239,4 +241,58 @@ fn a_program_hears_ctrl_c_though_kiln_was_started_deaf_to_it() {
     let (code, said) = run("trap '' INT;");
     assert_eq!(code, Some(1), "the step was not interrupted: {said}");
     assert_eq!(run("").0, Some(1));
+}
+
+/// kiln itself, with the keys of the store.
+fn kiln(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let Credentials::Keys(keys) = &server().settings.credentials else { panic!("the store has keys") };
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_kiln"));
+    command.args(["--home", "home", "component"]).args(arguments).current_dir(folder);
+    command.env("AWS_ACCESS_KEY_ID", &keys.id).env("AWS_SECRET_ACCESS_KEY", &keys.secret);
+    command.env("AWS_ENDPOINT_URL_S3", server().settings.endpoint.as_ref().unwrap());
+    let output = command.env("AWS_REGION", "us-east-1").output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn documents_and_settings_may_lie_in_s3() {
+    let folder = tempfile::tempdir().unwrap();
+    let bucket = Bucket("standalone");
+    let document = "schemaVersion: 1.0\nphases:\n  - name: build\n    steps:\n      \
+                    - {name: Say, action: ExecuteBash, inputs: {commands: [echo hello]}}\n";
+    bucket.put("doc.yml", document.as_bytes());
+    bucket.put("bad.yml", b"schemaVersion: 2.0\nphases: []\n");
+    bucket.put("large.yml", &vec![b'#'; (1 << 20) + 1]);
+    bucket.put("run.json", br#"{"documents": [{"path": "s3://standalone/doc.yml"}], "phases": "build"}"#);
+    let ran = |arguments: &[&str]| {
+        let all = [&["run", "--working-directory", ".", "--log-directory", "."], arguments].concat();
+        let (code, said, errors) = kiln(folder.path(), &all);
+        assert_eq!(code, Some(0), "{arguments:?}: {errors}");
+        assert!(said.contains("\"executedStepCount\": 1"), "{said}");
+    };
+    ran(&["--documents", "s3://standalone/doc.yml", "--document-s3-bucket-owner", "123456789012"]);
+    ran(&["--config", "s3://standalone/run.json"]);
+    let (code, said, _) = kiln(folder.path(), &["validate", "--documents", "s3://standalone/doc.yml"]);
+    assert_eq!((code, said.as_str()), (Some(0), "Validation successful.\n"));
+    let arn = "arn:aws:imagebuilder:eu-west-1:123456789012:component/base/1.0.0/1";
+    for (arguments, part) in [
+        (&["validate", "s3://standalone/bad.yml"][..], "--> s3://standalone/bad.yml:1:16"),
+        (&["validate", "s3://standalone/none.yml"], "cannot be read: the store answered NoSuchKey (404)"),
+        (&["validate", "s3://standalone/large.yml"], "it has 1048577 bytes, 1048576 are the limit"),
+        (&["validate", "s3://standalone/doc.yml", "--document-s3-bucket-owner", "me"], "no account number"),
+        (&["validate", arn], "is not known here"),
+        (&["run", "-d", "s3://standalone/none.yml"], "cannot be read: the store answered NoSuchKey (404)"),
+        (&["run", "-c", "s3://standalone/none.json"], "cannot fetch the settings file"),
+        (&["run", "-d", "s3://standalone/doc.yml", "-b", "logs"], "`--log-s3-bucket-name` has no effect"),
+        (&["run", "-d", "s3://standalone/doc.yml", "--cw-log-group", "g"], "`--cw-log-group` has no effect"),
+    ] {
+        let (code, said, errors) = kiln(folder.path(), arguments);
+        assert!(code == Some(2) && errors.contains(part), "{arguments:?} {code:?}: {said}{errors}");
+    }
+    assert_eq!(
+        std::fs::read_dir(folder.path()).unwrap().flatten().filter(|e| e.file_name() != "home").count(),
+        2,
+        "only the two good runs have a log folder"
+    );
 }

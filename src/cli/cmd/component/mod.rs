@@ -45,6 +45,6 @@ pub async fn run(
             println!("{:#}", component::schema::schema());
             Ok(0)
         }
-        Verb::Validate(arguments) => validate::run(arguments, settings),
+        Verb::Validate(arguments) => validate::run(arguments, settings, cancel).await,
     }
 }

@@ -4,7 +4,7 @@ use crate::cli::Settings;
 use crate::cli::cmd::planning::values;
 use crate::cli::settings::Runner;
 use crate::component::standalone::{
-    self, Config, ConfigError, Given, Request, StandaloneError, parse_parameters,
+    self, Config, ConfigError, Given, Request, Sources, StandaloneError, parse_parameters,
 };
 use crate::guest::link::local::LocalGuest;
 use crate::model::{Failure, FailureKind};
@@ -16,10 +16,13 @@ use tokio_util::sync::CancellationToken;
 /// Run documents on this machine, as awstoe would; exit code 194 asks for a reboot and the same command again
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Documents, with commas between them
+    /// Documents, with commas between them: paths or s3:// addresses
     #[arg(long, short, value_delimiter = ',', value_name = "FILE,...", required_unless_present = "config")]
     documents: Vec<PathBuf>,
-    /// Settings file (JSON), instead of --documents and --parameters
+    /// Account (12 digits) that must own the buckets that documents come from
+    #[arg(long, value_name = "ACCOUNT")]
+    document_s3_bucket_owner: Option<String>,
+    /// Settings file (JSON; a path or an s3:// address), instead of --documents and --parameters
     #[arg(long, short, value_name = "FILE", conflicts_with_all = ["documents", "parameters"])]
     config: Option<PathBuf>,
     /// Parameters of the documents: NAME=VALUE,NAME=VALUE
@@ -56,8 +59,6 @@ pub struct Arguments {
 /// Flags of awstoe for logs in AWS: there is nothing here that they could do.
 #[derive(clap::Args)]
 struct Elsewhere {
-    #[arg(long, hide = true)]
-    document_s3_bucket_owner: Option<String>,
     #[arg(long, short = 'b', hide = true)]
     log_s3_bucket_name: Option<String>,
     #[arg(long, hide = true)]
@@ -77,7 +78,6 @@ struct Elsewhere {
 impl Elsewhere {
     fn given(&self) -> Option<&'static str> {
         let all = [
-            ("--document-s3-bucket-owner", self.document_s3_bucket_owner.is_some()),
             ("--log-s3-bucket-name", self.log_s3_bucket_name.is_some()),
             ("--log-s3-bucket-owner", self.log_s3_bucket_owner.is_some()),
             ("--log-s3-key-prefix", self.log_s3_key_prefix.is_some()),
@@ -98,11 +98,19 @@ pub async fn run(
     let input = |e: ConfigError| Failure::from_error(FailureKind::Input, &e);
     let provider = values(arguments.values.as_deref())?;
     let fetching = settings.fetching(Runner::Machine)?;
-    let request = Request { fetching: Some(fetching), ..request(arguments, settings).map_err(input)? };
+    let patience = Patience::unlimited(cancel);
+    let owner = arguments.document_s3_bucket_owner.clone();
+    let sources = Sources {
+        fetching: Some(&fetching),
+        owner: owner.as_deref(),
+        provider: &provider,
+        patience: &patience,
+    };
+    let request = request(arguments, settings, &sources).await.map_err(input)?;
+    let request = Request { fetching: Some(fetching.clone()), ..request };
     let start = Patience::new(Duration::from_secs(60), cancel);
     let guest =
         LocalGuest::start(&start).await.map_err(|e| Failure::from_error(FailureKind::Environment, &e))?;
-    let patience = Patience::unlimited(cancel);
     let outcome = match standalone::run(&request, &provider, &guest, &patience).await {
         Ok(outcome) => outcome,
         Err(error) => {
@@ -118,16 +126,24 @@ pub async fn run(
     Ok(outcome.exit_code())
 }
 
-fn request(arguments: Arguments, settings: &Settings) -> Result<Request, ConfigError> {
+async fn request(
+    arguments: Arguments,
+    settings: &Settings,
+    sources: &Sources<'_>,
+) -> Result<Request, ConfigError> {
     if let Some(name) = arguments.elsewhere.given() {
         return Err(ConfigError::NoEffect(name.to_owned()));
     }
-    let config = arguments.config.as_deref().map(Config::load).transpose()?.unwrap_or_default();
+    let config = match &arguments.config {
+        Some(path) => Config::load(path, sources).await?,
+        None => Config::default(),
+    };
     let given = |path: PathBuf| Given { path, parameters: Vec::new() };
     let or = |flag: Vec<String>, file: Vec<String>| if flag.is_empty() { file } else { flag };
     let home = || settings.home.join("component-runs");
     Ok(Request {
         documents: config.documents.into_iter().chain(arguments.documents.into_iter().map(given)).collect(),
+        document_owner: arguments.document_s3_bucket_owner.or(config.document_owner),
         parameters: match &arguments.parameters {
             Some(text) => parse_parameters(text)?,
             None => config.parameters,

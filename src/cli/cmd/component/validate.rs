@@ -3,19 +3,26 @@
 use crate::cli::Settings;
 use crate::cli::exit;
 use crate::cli::render::Format;
-use crate::component::{Document, Platform, Rules};
+use crate::cli::settings::Runner;
+use crate::component::standalone::Sources;
+use crate::component::{Platform, Rules, Values};
 use crate::model::Failure;
+use crate::support::wait::Patience;
 use std::path::PathBuf;
+use tokio_util::sync::CancellationToken;
 
 /// Check documents and say everything that is wrong with them
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Documents: YAML or JSON files
+    /// Documents: YAML or JSON files, or s3:// addresses of such
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Also documents, as awstoe takes them: with commas between them
     #[arg(long, short, value_delimiter = ',', value_name = "FILE,...")]
     documents: Vec<PathBuf>,
+    /// Account (12 digits) that must own the buckets that documents come from
+    #[arg(long, value_name = "ACCOUNT")]
+    document_s3_bucket_owner: Option<String>,
     /// Platform to check for: linux, windows or darwin [default: what the document's actions need]
     #[arg(long, alias = "os-platforms", value_name = "PLATFORM")]
     platform: Option<Platform>,
@@ -27,13 +34,24 @@ pub struct Arguments {
     no_warnings: bool,
 }
 
-pub fn run(arguments: Arguments, settings: &Settings) -> Result<u8, Failure> {
+pub async fn run(
+    arguments: Arguments,
+    settings: &Settings,
+    cancel: &CancellationToken,
+) -> Result<u8, Failure> {
     let rules = Rules { platform: arguments.platform, blocked: arguments.blocked_action_modules };
     let mut failed = 0;
     let mut findings = Vec::new();
     let files: Vec<PathBuf> = arguments.files.into_iter().chain(arguments.documents).collect();
+    let fetching = settings.fetching(Runner::Machine)?;
+    let sources = Sources {
+        fetching: Some(&fetching),
+        owner: arguments.document_s3_bucket_owner.as_deref(),
+        provider: &Values::default(),
+        patience: &Patience::unlimited(cancel),
+    };
     for file in &files {
-        let found = match Document::load_with(file, &rules) {
+        let found = match sources.document(file, &rules).await {
             Ok(document) => document.warnings,
             Err(errors) => {
                 failed += 1;

@@ -64,6 +64,9 @@ const NEEDS: &[Need] = &[
     for_tests(Program("cpio"), "cpio", "reads back the archives that kiln writes"),
     for_tests(File("/bin/bash-static"), "bash-static", "the shell of the tests' smallest base image"),
     for_tests(Program("busybox"), "busybox-static", "the tools of the tests' smallest base image"),
+    for_tests(Program("dnf"), "dnf", "the package manager of the other family, which documents ask"),
+    for_tests(Program("rpmbuild"), "rpm", "makes the packages that dnf installs in tests"),
+    for_tests(Program("createrepo_c"), "createrepo-c", "makes the repository that dnf asks in tests"),
     for_tests(Program("python3"), "python3", "runs the benchmarks"),
     for_tests(Ensurepip, "python3-venv", "holds moto, the S3 store of the tests"),
 ];

@@ -64,21 +64,67 @@ async fn succeed(step: &mut Context<'_>, argv: &[&str]) -> Result<Outputs, StepE
     super::execute_binary::ended(exited, outputs.clone()).map(|_| outputs)
 }
 
+/// Of the packages to update those that are installed. The lists of a step only filter, so one that is
+/// not there is no failure, as it is one to apt-get and, alone, to dnf.
+async fn wanted(
+    step: &mut Context<'_>,
+    manager: Manager,
+    include: &[String],
+    exclude: &[String],
+) -> Result<Vec<String>, StepError> {
+    let names: Vec<&String> = include.iter().filter(|i| !exclude.contains(i)).collect();
+    if names.is_empty() {
+        step.say("every package to update is excluded");
+        return Ok(Vec::new());
+    }
+    let query: &[&str] = match manager {
+        Manager::Apt => &["dpkg-query", "-W", "-f", "${db:Status-Abbrev} ${Package}\n"],
+        Manager::Dnf | Manager::Yum => &["rpm", "-qa", "--qf", "ii %{NAME}\n"],
+    };
+    let argv = query.iter().map(|q| (*q).to_owned()).chain(names.iter().map(|n| (*n).clone())).collect();
+    let (exited, outputs) = step.exec(argv).await?;
+    // dpkg-query ends with 1 when it does not know all of them.
+    if exited.code != Some(1) {
+        super::execute_binary::ended(exited, outputs.clone())?;
+    }
+    let text = outputs.iter().map(|(_, o)| o.text.as_str()).collect::<String>();
+    let mut found: Vec<String> = text
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .filter(|(status, _)| status.ends_with('i'))
+        .map(|(_, name)| name.trim().to_owned())
+        .filter(|name| !exclude.contains(name))
+        .collect();
+    found.sort();
+    found.dedup();
+    let missing: Vec<&str> = names
+        .iter()
+        .map(|n| n.as_str())
+        .filter(|n| !n.contains('*') && !found.iter().any(|f| f == n))
+        .collect();
+    if !missing.is_empty() {
+        step.say(&format!("not installed, so there is nothing to update: {}", missing.join(", ")));
+    }
+    Ok(found)
+}
+
 async fn rpm(
     step: &mut Context<'_>,
     manager: Manager,
     include: &[String],
     exclude: &[String],
 ) -> Result<Done, StepError> {
-    let wanted: Vec<&String> = include.iter().filter(|i| !exclude.contains(i)).collect();
-    if !include.is_empty() && wanted.is_empty() {
-        step.say("every package to update is excluded");
-        return Ok(Done::default());
-    }
     let excludes: Vec<String> = exclude.iter().map(|e| format!("--exclude={e}")).collect();
     let mut argv = vec![manager.program(), "-y", "update"];
     argv.extend(excludes.iter().map(String::as_str));
-    argv.extend(wanted.iter().map(|w| w.as_str()));
+    let wanted = match include {
+        [] => Vec::new(),
+        _ => wanted(step, manager, include, exclude).await?,
+    };
+    if wanted.is_empty() && !include.is_empty() {
+        return Ok(Done::default());
+    }
+    argv.extend(wanted.iter().map(String::as_str));
     succeed(step, &argv).await?;
     Ok(Done::default())
 }
@@ -93,13 +139,12 @@ async fn apt(step: &mut Context<'_>, include: &[String], exclude: &[String]) -> 
     succeed(step, &["apt-get", "update"]).await?;
     let mut argv = APT.to_vec();
     if !include.is_empty() {
-        let wanted: Vec<&str> = include.iter().filter(|i| !exclude.contains(i)).map(String::as_str).collect();
+        let wanted = wanted(step, Manager::Apt, include, exclude).await?;
         if wanted.is_empty() {
-            step.say("every package to update is excluded");
             return Ok(Done::default());
         }
         argv.extend(["install", "--only-upgrade"]);
-        argv.extend(wanted);
+        argv.extend(wanted.iter().map(String::as_str));
         succeed(step, &argv).await?;
         return Ok(Done::default());
     }

@@ -7,6 +7,7 @@ pub mod event;
 pub mod host_files;
 pub mod lock;
 pub mod machines;
+mod named;
 pub mod outside;
 pub mod plan;
 pub mod recipe;

@@ -1,5 +1,6 @@
 //! What a build's documents see around them: variables of the service, values, components by their ARN.
 
+use super::named;
 use super::plan::Plan;
 use crate::catalog::Catalog;
 use crate::component::expression::ContextKey;
@@ -36,9 +37,8 @@ impl Provider for Outside {
         let name = parts.next().unwrap_or_default();
         let version = parts.next().unwrap_or("x.x.x");
         let version: VersionPattern = version.parse().map_err(|e| format!("{arn}: {e}"))?;
-        let found = self.catalog.read(|t| t.find_component(name, version));
-        found
-            .map(|c| c.data)
+        named::find(&self.catalog, name, version)
+            .map(|found| found.text)
             .map_err(|e| format!("{arn} is not in this catalog (kiln component add FILE puts it there): {e}"))
     }
 }
@@ -89,9 +89,13 @@ mod tests {
         {
             assert_eq!(outside.document(&arn(tail)).await.unwrap(), want);
         }
+        // One that comes with kiln has the name that the service's own has.
+        let arn_of_all = "arn:aws:imagebuilder:eu-west-1:aws:component/reboot-linux/x.x.x";
+        assert!(outside.document(arn_of_all).await.unwrap().contains("action: Reboot"));
         for (arn, part) in [
             (arn("other/1.0.0/1"), "kiln component add"),
             (arn("base-line/2.0.0/1"), "kiln component add"),
+            (arn("reboot-linux/2.0.0"), "kiln component add"),
             (arn("base-line/one"), "one"),
             ("arn:aws:s3:::x".into(), "no component's ARN"),
         ] {

@@ -1,6 +1,7 @@
 //! Components that come with kiln.
 
 use super::document::{Document, Rules};
+use crate::model::Version;
 use crate::support::source::Source;
 
 /// One of them.
@@ -18,6 +19,9 @@ macro_rules! builtin {
         }),*]
     };
 }
+
+/// What a recipe may call them by, beside `x.x.x`.
+pub const VERSION: Version = Version { major: 1, minor: 0, patch: 0 };
 
 /// All, by name.
 pub static ALL: [Builtin; 7] = builtin![

@@ -1,6 +1,7 @@
 //! The recipe's components: found, parsed, their parameters bound.
 
-use super::{NoPlan, Setting, lanes};
+use super::{BUILD_PHASES, NoPlan, Setting, TEST_PHASES, lanes};
+use crate::build::named::{self, Named};
 use crate::build::recipe::{ComponentUse, Lane, Recipe, Reference};
 use crate::catalog::{Catalog, CatalogError};
 use crate::component::{BindError, Component, Document, Platform, Rules, Strictness};
@@ -18,6 +19,7 @@ pub fn load(
     let mut documents = Vec::new();
     for used in &recipe.components {
         let Some((label, document)) = document(used, catalog, findings, list)? else { continue };
+        runs_in_builds(used, &label, &document, findings);
         list.extend(document.warnings.iter().cloned());
         documents.push((used, label, document));
     }
@@ -41,6 +43,16 @@ pub fn load(
     Ok(bound)
 }
 
+/// The service refuses a component of which no build would run anything.
+fn runs_in_builds(used: &ComponentUse, label: &str, document: &Document, findings: &mut Findings) {
+    let phases: Vec<&str> = document.phases.iter().map(|p| p.name.as_str()).collect();
+    if !phases.iter().any(|p| BUILD_PHASES.contains(p) || TEST_PHASES.contains(p)) {
+        let message = format!("component {label} has none of the phases that a build runs");
+        findings.error(used.span, "no-phase-of-builds", message).help =
+            Some(format!("a build runs build, validate and test; this one has {}", phases.join(", ")));
+    }
+}
+
 /// The document behind a reference, and what to call it.
 fn document(
     used: &ComponentUse,
@@ -59,15 +71,14 @@ fn document(
             let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             (stem, Document::load_with(path, &rules))
         }
-        Reference::Named { name, version } => match catalog.read(|t| t.find_component(name, *version)) {
-            Ok(found) => {
-                let title = format!("{}/{}", found.name, found.version);
-                let source = Source::new(title.clone(), found.data);
+        Reference::Named { name, version } => match named::find(catalog, name, *version) {
+            Ok(Named { title, text }) => {
+                let source = Source::new(title.clone(), text);
                 return Ok(take(Document::parse(&source, &rules), list).map(|d| (title, d)));
             }
             Err(e @ CatalogError::NotFound { .. }) => {
                 findings.error(used.span, "no-component", e.to_string()).help = Some(
-                    "a document's path starts with ./ ; kiln component add FILE registers one by name".into(),
+                    "a document's path starts with ./ ; kiln component add FILE registers one by name, kiln component list shows those that come with kiln".into(),
                 );
                 return Ok(None);
             }

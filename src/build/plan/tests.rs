@@ -268,12 +268,18 @@ components:
   - ./bad.yml
   - ./site.yml
   - hardening/1.x.x
+  - ./verify.yml
+  - arn:aws:imagebuilder:eu-west-1:aws:component/hello-world-linux/x.x.x
 ";
+    let verify = "schemaVersion: 1.0\nphases:\n  - {name: verify, steps: []}\n";
+    std::fs::write(bench.path("verify.yml"), verify).unwrap();
     let found = bench.findings(text, &["Nothing=1"]).await;
     assert!(found.contains(&"recipe.yaml:3:14 no-parent".to_owned()), "{found:?}");
     assert!(found.contains(&"recipe.yaml:5:5 no-document".to_owned()), "{found:?}");
     assert!(found.contains(&"recipe.yaml:7:5 bad-parameter".to_owned()), "{found:?}");
     assert!(found.contains(&"recipe.yaml:8:5 no-component".to_owned()), "{found:?}");
+    assert!(found.contains(&"recipe.yaml:9:5 no-phase-of-builds".to_owned()), "{found:?}");
+    assert!(!found.iter().any(|f| f.contains(":10:")), "one that comes with kiln has a name: {found:?}");
     assert!(found.iter().any(|f| f.contains("bad.yml:")), "{found:?}");
 
     let wrong = RECIPE

@@ -28,6 +28,9 @@ struct Core {
 }
 
 pub fn recipe(root: &Node, folder: &Path, findings: &mut Findings) -> Option<Recipe> {
+    if another_file(root, findings) {
+        return None;
+    }
     let mut fields = Fields::of(root, "the recipe file", findings)?;
     let mut sections = Sections::default();
     if let Some(node) = either(&mut fields, "infrastructureConfiguration", "infrastructure", findings) {
@@ -72,6 +75,16 @@ pub fn recipe(root: &Node, folder: &Path, findings: &mut Findings) -> Option<Rec
         exports,
         settings,
     })
+}
+
+/// A component document taken for a recipe gets one answer, not one for each of its fields.
+fn another_file(root: &Node, findings: &mut Findings) -> bool {
+    let Some(mapping) = root.mapping().filter(|m| m.get("parentImage").is_none()) else { return false };
+    let is_of_documents = |(key, _): &&(Node, Node)| matches!(key.text(), Some("phases" | "schemaVersion"));
+    let Some((key, _)) = mapping.entries.iter().find(is_of_documents) else { return false };
+    findings.error(key.span, "document", "this is a component document, not a recipe").help =
+        Some("check it with: kiln component validate FILE\na recipe names it under `components`".into());
+    true
 }
 
 /// One field with two names.

@@ -157,6 +157,15 @@ kiln:
 }
 
 #[test]
+fn a_component_document_is_told_apart() {
+    let (recipe, found) = read("name: install\nschemaVersion: 1.0\nphases:\n  - {name: build, steps: []}\n");
+    assert!(recipe.is_none());
+    let [finding] = &found[..] else { panic!("{found:?}") };
+    assert_eq!((finding.code, finding.span.line), ("document", 2));
+    assert!(finding.help.as_deref().unwrap().contains("kiln component validate FILE"));
+}
+
+#[test]
 fn what_only_the_cloud_knows_is_a_warning() {
     let text = format!(
         "{SHORT}infrastructure: {{instanceProfileName: p, instanceTypes: [t3.micro]}}

@@ -23,6 +23,9 @@ struct Scope<'a> {
 pub fn document(root: &Node, rules: &Rules, findings: &mut Findings) -> Option<Document> {
     let source = findings.source.clone();
     foreign_tags(root, findings);
+    if another_file(root, findings) {
+        return None;
+    }
     let mut fields = Fields::of(root, "a component document", findings)?;
     let name = fields.optional("name").and_then(|n| text(n, "`name`", findings));
     let description = fields.optional("description").and_then(|n| text(n, "`description`", findings));
@@ -45,6 +48,16 @@ pub fn document(root: &Node, rules: &Rules, findings: &mut Findings) -> Option<D
         disable_logging,
         warnings: Vec::new(),
     })
+}
+
+/// A recipe taken for a document gets one answer, not one for each of its fields.
+fn another_file(root: &Node, findings: &mut Findings) -> bool {
+    let Some(mapping) = root.mapping().filter(|m| m.get("phases").is_none()) else { return false };
+    let is_of_recipes = |(key, _): &&(Node, Node)| matches!(key.text(), Some("parentImage" | "imageRecipe"));
+    let Some((key, _)) = mapping.entries.iter().find(is_of_recipes) else { return false };
+    findings.error(key.span, "recipe", "this is a recipe, not a component document").help =
+        Some("check it, and the documents that it names, with: kiln validate FILE".into());
+    true
 }
 
 fn text(node: &Node, what: &str, findings: &mut Findings) -> Option<String> {
@@ -257,7 +270,7 @@ fn phases(fields: &mut Fields, scope: &Scope, findings: &mut Findings) -> Vec<Ph
                 let message = format!("there is a phase `{name}` already, on line {}", first.line);
                 findings.error(span, "duplicate-phase", message);
             }
-            misspelled_phase(name, span, findings);
+            phase_of_no_build(name, span, findings);
         }
         let name = name.unwrap_or_else(|| "?".into());
         let disable_logging = flag(&mut fields, "disableLogging", findings);
@@ -272,13 +285,16 @@ fn phases(fields: &mut Fields, scope: &Scope, findings: &mut Findings) -> Vec<Ph
 }
 
 /// Any name is a phase, but only some are run by a build.
-fn misspelled_phase(name: &str, span: Span, findings: &mut Findings) {
+fn phase_of_no_build(name: &str, span: Span, findings: &mut Findings) {
     const KNOWN: [&str; 4] = ["build", "validate", "test", "container-host-test"];
     if KNOWN.contains(&name) {
         return;
     }
-    if let Some(near) = similar::nearest(name, KNOWN) {
-        let message = format!("an image build does not run the phase `{name}`");
-        findings.warning(span, "unknown-phase", message).help = Some(format!("did you mean `{near}`?"));
-    }
+    let message = format!("an image build does not run the phase `{name}`");
+    findings.warning(span, "unknown-phase", message).help = Some(match similar::nearest(name, KNOWN) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => {
+            "a build runs build, validate and test; kiln component run runs all, or those of --phases".into()
+        }
+    });
 }

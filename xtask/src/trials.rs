@@ -53,6 +53,13 @@ pub fn run(only: &[&str]) -> Result {
         });
     }
     if result.is_ok() && wanted("bench") {
+        result = stages.run("bench of documents", || {
+            let script = root().join("bench/documents.py");
+            let kiln = root().join("target/release/kiln");
+            shell::run(&mut command(&["python3".as_ref(), script.as_os_str(), kiln.as_os_str()]))
+        });
+    }
+    if result.is_ok() && wanted("bench") {
         result = stages.run("bench", || {
             let script = root().join("bench/run.py");
             let mut c = command(&["python3".as_ref(), script.as_os_str()]);

@@ -84,7 +84,13 @@ fn foreign_tags(node: &Node, findings: &mut Findings) {
 }
 
 fn schema_version(fields: &mut Fields, findings: &mut Findings) {
-    let Some(node) = fields.required("schemaVersion", findings) else { return };
+    let Some(node) = fields.required("schemaVersion", findings) else {
+        // None when it is there under a misspelled name.
+        if let Some(missing) = findings.list.last_mut().filter(|d| d.code == "missing-field") {
+            missing.help = Some("write schemaVersion: 1.0".into());
+        }
+        return;
+    };
     let sound = node.scalar().is_some_and(|s| match s.kind() {
         Kind::Integer | Kind::Float | Kind::Text => s.text.trim().parse::<f64>() == Ok(1.0),
         _ => false,

@@ -277,6 +277,9 @@ fn trap(source: &Source, span: Span, line: &str, info: &str) -> Option<String> {
     if value.starts_with("{{") {
         return Some(format!("a value that begins with `{{{{` must be in quotes: '{}'", value.trim_end()));
     }
+    if value.starts_with(['{', '[']) || source.text().trim_start().starts_with('{') {
+        return Some("within { } and [ ]: before this place something is missing, or a bracket, a comma or a quote is too many".into());
+    }
     if value.starts_with('*') || value.starts_with('&') {
         return Some(format!(
             "a value that begins with `*` or `&` must be in quotes: '{}'",

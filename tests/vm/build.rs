@@ -24,9 +24,7 @@ impl Bench {
         let bench = Bench::without_bases(test);
         let own = bench.folder.join("home");
         for base in std::fs::read_dir(home().join("bases")).unwrap().flatten() {
-            if base.file_name().to_string_lossy().starts_with(BASE) {
-                link_tree(&base.path(), &own.join("bases").join(base.file_name()));
-            }
+            link_tree(&base.path(), &own.join("bases").join(base.file_name()));
         }
         bench
     }

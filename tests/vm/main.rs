@@ -4,11 +4,14 @@ mod appliance;
 mod boot;
 mod bootsector;
 mod build;
+mod contract;
 mod disks;
 mod doctor;
 mod lane;
 mod machine;
 mod residue;
+#[path = "../it/component/s3_store.rs"]
+mod s3_store;
 mod support;
 mod tiny;
 mod together;

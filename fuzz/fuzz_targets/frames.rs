@@ -82,7 +82,8 @@ async fn converse(data: &[u8]) {
     let mut source: &[u8] = b"input";
     let append = session.send(append, &mut source, &patience);
     let peer = async {
-        let drain = tokio::io::copy(&mut from_host, &mut tokio::io::sink());
+        let mut nowhere = tokio::io::sink();
+        let drain = tokio::io::copy(&mut from_host, &mut nowhere);
         let send = async {
             // The host may hang up in the middle.
             let _ = to_host.write_all(data).await;

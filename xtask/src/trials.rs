@@ -1,11 +1,12 @@
-//! The long ones: kills, booted builds at the same time, another S3 store, fuzzing, side-by-side benchmarks.
+//! The long ones: kills, booted builds at the same time, another S3 store, properties with many cases,
+//! fuzzing, benchmarks.
 
 use crate::install::{self, Purpose};
 use crate::shell::{self, Result, Stages, command, home, root};
 use crate::test::cargo;
 use std::path::PathBuf;
 
-const ALL: [&str; 5] = ["kills", "together", "s3", "fuzz", "bench"];
+const ALL: [&str; 6] = ["kills", "together", "s3", "properties", "fuzz", "bench"];
 
 /// A store that is strict about signatures and headers. Building it takes minutes.
 const S3S_FS: [&str; 6] = ["install", "s3s-fs", "--version", "0.14.1", "--features", "binary"];
@@ -17,7 +18,11 @@ pub fn run(only: &[&str]) -> Result {
     let wanted = |name: &str| only.is_empty() || only.contains(&name);
     let mut stages = Stages::default();
     stages.run("what this machine needs", || install::run(Purpose::Test))?;
-    stages.run("build kiln and its agent", || shell::run(&mut cargo(&["build", "--release", "--locked"])))?;
+    if ["kills", "together", "bench"].into_iter().any(wanted) {
+        stages.run("build kiln and its agent", || {
+            shell::run(&mut cargo(&["build", "--release", "--locked"]))
+        })?;
+    }
     let mut result = Ok(());
     if wanted("kills") {
         result = stages.run("kills", || {
@@ -44,13 +49,16 @@ pub fn run(only: &[&str]) -> Result {
             shell::run(c.env("KILN_TEST_S3S_FS", folder.join("bin/s3s-fs")))
         });
     }
-    if result.is_ok() && wanted("fuzz") {
-        result = stages.run("fuzz", || {
+    if result.is_ok() && wanted("properties") {
+        result = stages.run("properties", || {
             let mut c = cargo(&["test", "--release", "--locked", "--workspace", "--lib", "--test", "it"]);
             // proptest reads it; every property then runs this many cases.
             c.env("PROPTEST_CASES", "20000");
             shell::run(&mut c)
         });
+    }
+    if result.is_ok() && wanted("fuzz") {
+        result = stages.run("fuzz", crate::fuzz::run);
     }
     if result.is_ok() && wanted("bench") {
         result = stages.run("bench of documents", || {

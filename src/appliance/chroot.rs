@@ -1,17 +1,11 @@
 //! The image as a guest that is not booted: its tree is the root, and around it is what programs
 //! expect of a running system. No service of it is started.
 
-use async_trait::async_trait;
-use kiln_protocol::message::{Address, EntryKind, ErrorKind, Exec, Exited, Failed, Operation, Reply};
-use std::net::SocketAddr;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::UnixStream;
-use tokio::sync::{mpsc, oneshot};
+use kiln_protocol::message::{Address, EntryKind, ErrorKind, Failed, Operation};
 
 use super::tree::{Access, PLACE};
-use super::{Appliance, ApplianceError, DiskProblem, explain};
-use crate::guest::session::Interaction;
-use crate::guest::{Guest, GuestError, GuestFiles, Interactive, Sink};
+use super::{Alive, Appliance, ApplianceError, DiskProblem};
+use crate::guest::{GuestError, GuestFiles};
 use crate::machine::Machine;
 use crate::support::wait::Patience;
 
@@ -93,6 +87,11 @@ impl Chroot {
     /// The machine, for its console.
     pub fn machine(&self) -> &Machine {
         self.appliance.machine()
+    }
+
+    /// What components run in. Nothing was booted, so there is nothing to boot again.
+    pub fn guest(&self) -> &Alive {
+        self.appliance.guest()
     }
 
     /// What the user should know of this image before anything runs in it.
@@ -241,84 +240,5 @@ impl Chroot {
             Err(GuestError::Refused(_)) => Ok(String::new()),
             text => text.map_err(ApplianceError::during(format!("reading {path}"))),
         }
-    }
-
-    async fn explained<T>(
-        &self,
-        result: Result<T, GuestError>,
-        patience: &Patience,
-    ) -> Result<T, GuestError> {
-        match result {
-            Err(e) => Err(explain(self.machine(), e, patience).await),
-            ok => ok,
-        }
-    }
-}
-
-#[async_trait]
-impl Guest for Chroot {
-    async fn exec(
-        &self,
-        command: Exec,
-        sink: &mut dyn Sink,
-        patience: &Patience,
-    ) -> Result<Exited, GuestError> {
-        let result = self.appliance.guest().exec(command, sink, patience).await;
-        self.explained(result, patience).await
-    }
-
-    async fn call(&self, operation: Operation, patience: &Patience) -> Result<Reply, GuestError> {
-        let result = self.appliance.guest().call(operation, patience).await;
-        self.explained(result, patience).await
-    }
-
-    async fn send(
-        &self,
-        operation: Operation,
-        source: &mut (dyn AsyncRead + Send + Unpin),
-        patience: &Patience,
-    ) -> Result<u64, GuestError> {
-        let result = self.appliance.guest().send(operation, source, patience).await;
-        self.explained(result, patience).await
-    }
-
-    async fn get(
-        &self,
-        operation: Operation,
-        limit: u64,
-        sink: &mut (dyn AsyncWrite + Send + Unpin),
-        patience: &Patience,
-    ) -> Result<u64, GuestError> {
-        let result = self.appliance.guest().get(operation, limit, sink, patience).await;
-        self.explained(result, patience).await
-    }
-
-    async fn connect(
-        &self,
-        address: SocketAddr,
-        stream: UnixStream,
-        begun: oneshot::Sender<()>,
-        patience: &Patience,
-    ) -> Result<(), GuestError> {
-        let result = self.appliance.guest().connect(address, stream, begun, patience).await;
-        self.explained(result, patience).await
-    }
-
-    /// Nothing was booted, so there is nothing to boot again.
-    async fn reboot(&self, patience: &Patience) -> Result<(), GuestError> {
-        self.appliance.guest().reboot(patience).await
-    }
-}
-
-#[async_trait]
-impl Interactive for Chroot {
-    async fn interact(
-        &self,
-        command: Exec,
-        input: mpsc::Receiver<Interaction>,
-        sink: &mut dyn Sink,
-        patience: &Patience,
-    ) -> Result<Exited, GuestError> {
-        self.appliance.guest().interact(command, input, sink, patience).await
     }
 }

@@ -73,15 +73,12 @@ impl ApplianceError {
             ApplianceError::Machine(e) => e.kind(),
             ApplianceError::Kit(e) => e.kind(),
             ApplianceError::Impatience(e) => e.into(),
-            ApplianceError::Silent { source: GuestError::Impatience(e), .. } => e.into(),
+            ApplianceError::Silent { source, .. } | ApplianceError::Job { source, .. } => source.kind(),
+            ApplianceError::NotUp { exit, .. } | ApplianceError::Ended(exit) => exit.kind(),
             ApplianceError::Disk(DiskProblem::NotSealed { .. }) => FailureKind::Build,
             ApplianceError::Disk(_) => FailureKind::Input,
             ApplianceError::File { .. } => FailureKind::Environment,
-            ApplianceError::NotUp { .. }
-            | ApplianceError::Silent { .. }
-            | ApplianceError::Job { .. }
-            | ApplianceError::InUse { .. }
-            | ApplianceError::Ended(_) => FailureKind::Build,
+            ApplianceError::InUse { .. } => FailureKind::Build,
         }
     }
 
@@ -89,6 +86,11 @@ impl ApplianceError {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             ApplianceError::Machine(e) => return e.hint(),
+            ApplianceError::NotUp { exit, .. } | ApplianceError::Ended(exit)
+                if exit.kind() != FailureKind::Build =>
+            {
+                return exit.hint().map(str::to_owned);
+            }
             ApplianceError::NotUp { .. } | ApplianceError::Silent { .. } => {
                 "`kiln doctor` tries whether machines run on this host."
             }

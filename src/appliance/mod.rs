@@ -3,6 +3,7 @@
 //! [`Kit`] is what it boots from, [`Appliance`] one that runs. A job that failed
 //! leaves it good for nothing but [`Appliance::shutdown`].
 
+mod alive;
 mod boot_files;
 mod chroot;
 mod error;
@@ -13,13 +14,13 @@ mod grow;
 mod inspect;
 mod kernel;
 mod kit;
-mod lost;
 mod modules;
 pub mod seal;
 mod start;
 mod tree;
 mod volumes;
 
+pub use alive::Alive;
 pub use boot_files::BootFiles;
 pub use chroot::Chroot;
 pub use error::{ApplianceError, DiskProblem};
@@ -27,6 +28,5 @@ pub use facts::DiskFacts;
 pub use files::{ImageFile, read_listing};
 pub use kernel::KernelError;
 pub use kit::{Kit, KitError};
-pub use lost::explain;
 pub use seal::SealReport;
 pub use start::Appliance;

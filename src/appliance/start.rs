@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kiln_protocol::message::{Operation, PowerAction};
 
-use super::{ApplianceError, Kit};
+use super::{Alive, ApplianceError, Kit};
 use crate::guest::session::{Expect, Session};
 use crate::guest::{GuestFiles, nonce};
 use crate::machine::{Accelerator, DirectKernel, Disk, Exit, Machine, MachineSpec};
@@ -24,8 +24,7 @@ const CONSOLE_LINES: usize = 20;
 
 /// kiln's own small guest, running. Dropped, its machine is killed.
 pub struct Appliance {
-    machine: Machine,
-    session: Session,
+    alive: Alive,
     /// The first disk's device in the appliance, as `/dev/vda`.
     pub(super) disk: String,
 }
@@ -79,28 +78,28 @@ impl Appliance {
             Ok(session) => session,
             Err(source) => return Err(silent(&machine, source).await),
         };
-        let devices =
-            session.devices(&patience).await.map_err(ApplianceError::during("listing its disks"))?;
+        let alive = Alive { machine, session };
+        let devices = alive.devices(&patience).await.map_err(ApplianceError::during("listing its disks"))?;
         let disk = devices.into_iter().find(|d| d.serial.as_deref() == Some(&serial));
         let disk = disk.map(|d| d.path).expect("the kernel has a driver for both kinds of disks");
-        Ok(Appliance { machine, session, disk })
+        Ok(Appliance { alive, disk })
     }
 
     /// The guest that it is: everything of [`crate::guest::Guest`] but a reboot.
-    pub fn guest(&self) -> &Session {
-        &self.session
+    pub fn guest(&self) -> &Alive {
+        &self.alive
     }
 
     pub fn machine(&self) -> &Machine {
-        &self.machine
+        &self.alive.machine
     }
 
     /// Unmounts what is mounted and powers off. The disks are whole when this returns `Ok`.
     pub async fn shutdown(self, patience: &Patience) -> Result<(), ApplianceError> {
         let patience = patience.at_most(END_LIMIT);
         let down = Operation::Power { action: PowerAction::PowerOff };
-        self.session.act(down, &patience).await.map_err(ApplianceError::during("going down"))?;
-        match self.machine.wait_exit(&patience).await? {
+        self.alive.act(down, &patience).await.map_err(ApplianceError::during("going down"))?;
+        match self.alive.machine.wait_exit(&patience).await? {
             Exit::GuestShutdown => Ok(()),
             other => Err(ApplianceError::Ended(other)),
         }

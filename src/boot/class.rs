@@ -16,6 +16,7 @@ pub enum Class {
     AgentNotStarted,
     FirmwareLoop,
     RebootUnasked,
+    HostDisk,
     QemuFailed,
     /// Nothing on the console tells.
     Unknown,
@@ -88,12 +89,16 @@ const FINAL: &[Class] = &[
 impl Class {
     /// From the console's lines and, if the machine has ended, how.
     pub fn of(console: &[String], exit: Option<&Exit>) -> Class {
+        match exit {
+            Some(Exit::HostDisk { .. }) => return Class::HostDisk,
+            Some(Exit::Crashed { .. }) => return Class::QemuFailed,
+            _ => {}
+        }
         let said = |signs: &[&str]| console.iter().any(|line| signs.iter().any(|s| line.contains(s)));
         if let Some((class, _)) = SIGNS.iter().find(|(_, signs)| said(signs)) {
             return *class;
         }
         match exit {
-            Some(Exit::Crashed { .. }) => Class::QemuFailed,
             Some(Exit::Panicked) => Class::KernelPanic,
             Some(Exit::GuestReset)
                 if console.iter().any(|l| l.contains("systemd[1]") || l.contains("Linux version")) =>
@@ -132,6 +137,7 @@ impl Class {
             }
             Class::FirmwareLoop => "The firmware gave up and reset the machine; try the other firmware.",
             Class::RebootUnasked => "Something in the guest reboots while it boots.",
+            Class::HostDisk => "Look at the disk of this host where kiln's home folder is.",
             Class::QemuFailed => {
                 "QEMU's own message is above; `kiln doctor` tries whether machines run on this host."
             }
@@ -155,6 +161,7 @@ impl fmt::Display for Class {
             Class::AgentNotStarted => "the guest came up, kiln's agent in it did not",
             Class::FirmwareLoop => "the firmware reset the machine",
             Class::RebootUnasked => "the guest rebooted before its boot was over",
+            Class::HostDisk => "this host's disk failed it",
             Class::QemuFailed => "QEMU failed",
             Class::Unknown => "nothing on the console says why",
         })
@@ -176,5 +183,8 @@ mod tests {
         assert_eq!(class("Linux version 6.1", Some(&Exit::GuestReset)), Class::RebootUnasked);
         assert_eq!(class("SeaBIOS", Some(&Exit::GuestReset)), Class::FirmwareLoop);
         assert_eq!(class("all is well", None), Class::Unknown);
+        let full = Exit::HostDisk { reason: "No space left on device".into(), no_space: true };
+        assert_eq!(class("sh: write error: No space left on device", Some(&full)), Class::HostDisk);
+        assert_eq!(class("sh: write error: No space left on device", None), Class::DiskFull);
     }
 }

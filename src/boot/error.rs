@@ -35,6 +35,8 @@ pub enum BootError {
     NotReady { source: NotReady, console: Vec<String> },
     #[error("the guest did not power off: {0}")]
     NotOff(String),
+    #[error("{exit}, instead of powering off when asked to")]
+    Ended { exit: Exit, console: Vec<String> },
     #[error(transparent)]
     Impatience(#[from] Impatience),
 }
@@ -47,11 +49,15 @@ impl BootError {
             BootError::Machine(e) => e.kind(),
             BootError::Appliance(e) => e.kind(),
             BootError::Impatience(e) => e.into(),
+            // Whatever the console shows is the cause, and time only how it was noticed.
+            BootError::Silent { class: Class::Unknown, source, .. }
+            | BootError::NotReady { source: NotReady::Guest(source), .. } => source.kind(),
             BootError::Silent {
                 source: GuestError::Impatience(e @ Impatience::Cancelled { .. }), ..
             }
-            | BootError::NotReady { source: NotReady::Guest(GuestError::Impatience(e)), .. } => e.into(),
-            BootError::Down { .. }
+            | BootError::NotReady { source: NotReady::Slow { limit: e, .. }, .. } => e.into(),
+            BootError::Down { exit: Some(exit), .. } | BootError::Ended { exit, .. } => exit.kind(),
+            BootError::Down { exit: None, .. }
             | BootError::Silent { .. }
             | BootError::NotReady { .. }
             | BootError::NotOff(_) => FailureKind::Build,
@@ -69,14 +75,23 @@ impl BootError {
                 }
                 failure.console = console.clone();
                 failure.files.extend(screenshot.clone());
-                failure.hints.push(class.hint().into());
+                // What this host did to it says nothing about the guest.
+                let of_host = exit.as_ref().filter(|exit| exit.kind() != FailureKind::Build);
+                failure.hints.push(of_host.and_then(Exit::hint).unwrap_or(class.hint()).into());
             }
             BootError::Silent { class, console, screenshot, .. } => {
                 failure.console = console.clone();
                 failure.files.extend(screenshot.clone());
                 failure.hints.push(class.hint().into());
             }
-            BootError::NotReady { console, .. } => failure.console = console.clone(),
+            BootError::NotReady { source, console } => {
+                failure.console = console.clone();
+                failure.hints.extend(source.hint().map(str::to_owned));
+            }
+            BootError::Ended { exit, console } => {
+                failure.console = console.clone();
+                failure.hints.extend(exit.hint().map(str::to_owned));
+            }
             BootError::NoAgent(_) => {
                 failure.hints.push(
                     "Build kiln with KILN_AGENT_AARCH64 set to an agent that `cargo xtask agent` made."

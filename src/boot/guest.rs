@@ -3,10 +3,11 @@
 use super::error::BootError;
 use super::ready::{self, NotReady, Ready, Waiting};
 use super::start::{BootRequest, CONSOLE_LINES, down_with, start};
-use crate::appliance::explain;
-use crate::guest::session::{Interaction, Session};
+use crate::appliance::Alive;
+use crate::guest::session::Interaction;
 use crate::guest::{Guest, GuestError, GuestFiles, Interactive, Sink};
 use crate::machine::{Exit, Identity, Machine};
+use crate::model::{Failure, FailureKind};
 use crate::support::wait::{Impatience, Patience};
 use async_trait::async_trait;
 use kiln_protocol::message::{Exec, Exited, Operation, PowerAction, Reply};
@@ -29,12 +30,6 @@ pub trait Watch: Send + Sync {
     fn machine(&self, identity: Identity, folder: &Path);
     fn note(&self, text: &str);
     fn waiting(&self, waiting: Waiting);
-}
-
-/// One boot.
-pub(super) struct Alive {
-    pub machine: Machine,
-    pub session: Session,
 }
 
 /// A guest that is ready. Dropped, its machine is killed.
@@ -83,7 +78,7 @@ impl BootedGuest {
         let now = self.now();
         match down(&now, PowerAction::PowerOff, patience).await? {
             Exit::GuestShutdown => Ok(()),
-            other => Err(BootError::NotOff(other.to_string())),
+            exit => Err(BootError::Ended { exit, console: now.machine.console_tail(CONSOLE_LINES) }),
         }
     }
 
@@ -161,18 +156,12 @@ impl Guest for BootedGuest {
         patience: &Patience,
     ) -> Result<Exited, GuestError> {
         let now = self.now();
-        match now.session.exec(command, sink, patience).await {
-            Err(e) => Err(explain(&now.machine, e, patience).await),
-            ok => ok,
-        }
+        now.exec(command, sink, patience).await
     }
 
     async fn call(&self, operation: Operation, patience: &Patience) -> Result<Reply, GuestError> {
         let now = self.now();
-        match now.session.call(operation, patience).await {
-            Err(e) => Err(explain(&now.machine, e, patience).await),
-            ok => ok,
-        }
+        now.call(operation, patience).await
     }
 
     async fn send(
@@ -182,10 +171,7 @@ impl Guest for BootedGuest {
         patience: &Patience,
     ) -> Result<u64, GuestError> {
         let now = self.now();
-        match now.session.send(operation, source, patience).await {
-            Err(e) => Err(explain(&now.machine, e, patience).await),
-            ok => ok,
-        }
+        now.send(operation, source, patience).await
     }
 
     async fn get(
@@ -196,10 +182,7 @@ impl Guest for BootedGuest {
         patience: &Patience,
     ) -> Result<u64, GuestError> {
         let now = self.now();
-        match now.session.get(operation, limit, sink, patience).await {
-            Err(e) => Err(explain(&now.machine, e, patience).await),
-            ok => ok,
-        }
+        now.get(operation, limit, sink, patience).await
     }
 
     async fn connect(
@@ -210,25 +193,23 @@ impl Guest for BootedGuest {
         patience: &Patience,
     ) -> Result<(), GuestError> {
         let now = self.now();
-        match now.session.connect(address, stream, begun, patience).await {
-            Err(e) => Err(explain(&now.machine, e, patience).await),
-            ok => ok,
-        }
+        now.connect(address, stream, begun, patience).await
     }
 
     async fn reboot(&self, patience: &Patience) -> Result<(), GuestError> {
         let now = self.now();
         let before = now.session.hello().boot_id.clone();
         self.watch.note("the guest reboots");
-        let failed = |e: BootError| GuestError::Reboot(e.failure().to_string());
+        let failed = |e: BootError| GuestError::Reboot(Box::new(e.failure()));
         match down(&now, PowerAction::Reboot, patience).await.map_err(failed)? {
             Exit::GuestReset => {}
-            other => return Err(GuestError::Reboot(other.to_string())),
+            other => return Err(GuestError::Reboot(Box::new(other.unasked("asking it to reboot")))),
         }
         drop(now);
         let (alive, ready) = up(&self.request, false, &*self.watch, patience).await.map_err(failed)?;
         if alive.session.hello().boot_id == before {
-            return Err(GuestError::Reboot("its boot id is the same as before".into()));
+            let failure = Failure::new(FailureKind::Build, "its boot id is the same as before");
+            return Err(GuestError::Reboot(Box::new(failure)));
         }
         *self.alive.write().expect("no panic while held") = Arc::new(alive);
         *self.ready.write().expect("no panic while held") = ready;
@@ -245,6 +226,6 @@ impl Interactive for BootedGuest {
         sink: &mut dyn Sink,
         patience: &Patience,
     ) -> Result<Exited, GuestError> {
-        self.now().session.interact(command, input, sink, patience).await
+        self.now().interact(command, input, sink, patience).await
     }
 }

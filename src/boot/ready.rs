@@ -50,6 +50,22 @@ pub enum NotReady {
     Guest(#[from] GuestError),
 }
 
+impl NotReady {
+    /// What to do next, where that can be said.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            NotReady::Rescue(_) => {
+                Some("A mount of /etc/fstab or a unit that the boot needs failed: the console names it.")
+            }
+            NotReady::GoingDown(_) => Some("Something in the guest stops or reboots it while it boots."),
+            NotReady::Slow { .. } => Some(
+                "A unit that does not end keeps every boot of this image from being over; a slow host may need a longer `kiln: {timeouts: {boot: ...}}`.",
+            ),
+            NotReady::Guest(e) => e.hint(),
+        }
+    }
+}
+
 /// Waits until the boot is over. `tell` is called every few seconds with what it waits for.
 pub async fn wait(
     guest: &dyn Guest,

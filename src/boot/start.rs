@@ -2,9 +2,9 @@
 
 use super::class::Class;
 use super::error::BootError;
-use super::guest::{Alive, Watch};
+use super::guest::Watch;
 use super::ready::Waiting;
-use crate::appliance::{Appliance, BootFiles, DiskFacts, Kit};
+use crate::appliance::{Alive, Appliance, BootFiles, DiskFacts, Kit};
 use crate::guest::inject::{Route, agent_disk, overlay, seed, smbios};
 use crate::guest::session::{Expect, Session};
 use crate::guest::{GuestError, agent, nonce};

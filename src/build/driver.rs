@@ -90,8 +90,7 @@ pub async fn drive(
         Ok(verdict) => Ok(verdict),
         Err(e) => {
             driver.drop_task().await;
-            Err(Failure::from(e)
-                .hint("What the build left is cleaned up by the next kiln command, once the catalog can be written."))
+            Err(driver.unrecorded(e))
         }
     }
 }
@@ -124,7 +123,10 @@ impl Driver<'_> {
             let before = std::mem::replace(&mut self.state, State::New);
             let (state, effects) = next(&self.order.route, before, input);
             self.state = state;
-            self.record(&said, &effects)?;
+            if let Err(e) = self.record(&said, &effects) {
+                self.make_room(e, &effects).await?;
+                self.record(&said, &effects)?;
+            }
             for effect in effects {
                 self.execute(effect).await?;
             }
@@ -146,6 +148,39 @@ impl Driver<'_> {
                 _ => Ok(()),
             })
         })
+    }
+
+    /// A build that has filled the disk of its home ends with giving its own files back; then there is
+    /// room to write that down.
+    ///
+    /// # Errors
+    /// The error that came in, where that is not the case.
+    async fn make_room(&mut self, error: CatalogError, effects: &[Effect]) -> Result<(), CatalogError> {
+        let gives_back = !self.order.keep && effects.iter().any(|e| matches!(e, Effect::Undo));
+        if !gives_back || !error.is_disk_full() {
+            return Err(error);
+        }
+        if let Some(works) = &mut self.works {
+            works.close(false).await;
+        }
+        recover::make_room(&self.order.catalog, &self.order.build)
+    }
+
+    /// What is told of a build whose end could not be written down: its own failure comes first.
+    fn unrecorded(self, error: CatalogError) -> Failure {
+        let unwritten = Failure::from(error);
+        let failure = match self.state {
+            State::Undoing(Verdict::Failed(failure)) | State::Ended(Verdict::Failed(failure)) => {
+                let mut failure = *failure;
+                failure.causes.push(format!("and that could not be written down: {unwritten}"));
+                failure.hints.extend(unwritten.hints);
+                failure
+            }
+            _ => unwritten,
+        };
+        failure.hint(
+            "What the build left is cleaned up by the next kiln command, once the catalog can be written.",
+        )
     }
 
     async fn execute(&mut self, effect: Effect) -> Result<(), CatalogError> {

@@ -76,6 +76,16 @@ pub fn undo(catalog: &Catalog, build: &str, keep: bool) -> Result<Vec<String>, C
     Ok(problems)
 }
 
+/// Removes the files that the undo rows name, and leaves the rows: what keeps them from being written
+/// may be that the disk is full of these files.
+pub fn make_room(catalog: &Catalog, build: &str) -> Result<(), CatalogError> {
+    for row in catalog.read(|t| t.undo_of(build))?.iter().filter(|row| row.kind == UndoKind::File) {
+        // What cannot be removed now is tried again with its row.
+        let _ = std::fs::remove_file(&row.what);
+    }
+    Ok(())
+}
+
 /// Of machines that ended, consoles and screenshots stay; kernels, seeds, nonces and firmware
 /// variables served their boots.
 fn tidy_machines(folder: &Path) {

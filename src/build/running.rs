@@ -29,7 +29,7 @@ impl Running {
     pub fn guest(&self) -> Option<&dyn Interactive> {
         match self {
             Running::Guest(guest) => Some(guest),
-            Running::Chroot(chroot) => Some(chroot),
+            Running::Chroot(chroot) => Some(chroot.guest()),
             Running::Appliance(_) => None,
         }
     }

@@ -2,7 +2,7 @@
 
 use super::event::{Events, Outcome, StageName, What};
 use crate::component::run::{Event, Observer, Place, Status};
-use crate::model::Stage;
+use crate::model::{FailureKind, Stage};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -67,19 +67,14 @@ impl StepObserver {
         });
     }
 
-    fn ended(&mut self, place: &Place, status: Status, exit_code: Option<i32>) {
+    fn ended(&mut self, place: &Place, outcome: Outcome, exit_code: Option<i32>) {
         let begun = self.current.take().map(|c| c.begun);
         self.events.send(What::StepEnded {
             stage: StageName(self.stage),
             component: place.component.into(),
             phase: place.phase.into(),
             step: place.step.into(),
-            outcome: match status {
-                Status::Skipped => Outcome::Skipped,
-                Status::IgnoredFailure | Status::SuccessWithIgnoredFailure => Outcome::Ignored,
-                Status::Failed | Status::TimedOut => Outcome::Failed,
-                Status::Success | Status::Running => Outcome::Succeeded,
-            },
+            outcome,
             wall_ms: begun.map_or(0, |b| b.elapsed().as_millis() as u64),
             exit_code,
         });
@@ -113,7 +108,12 @@ impl Observer for StepObserver {
                 if !message.is_empty() {
                     self.log_line(&format!("--- {message}"));
                 }
-                self.ended(place, *status, *exit_code);
+                self.ended(place, outcome(*status), *exit_code);
+            }
+            Event::StepStopped { place, why } => {
+                self.log_line(&format!("--- {why}"));
+                let cancelled = why.kind == FailureKind::Cancelled;
+                self.ended(place, if cancelled { Outcome::Cancelled } else { Outcome::Failed }, None);
             }
         }
     }
@@ -133,6 +133,15 @@ impl StepObserver {
         }
         current.left -= bytes;
         let _ = writeln!(log, "{line}");
+    }
+}
+
+fn outcome(status: Status) -> Outcome {
+    match status {
+        Status::Skipped => Outcome::Skipped,
+        Status::IgnoredFailure | Status::SuccessWithIgnoredFailure => Outcome::Ignored,
+        Status::Failed | Status::TimedOut => Outcome::Failed,
+        Status::Success | Status::Running => Outcome::Succeeded,
     }
 }
 

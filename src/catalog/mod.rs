@@ -16,7 +16,8 @@ pub mod undo;
 
 use crate::model::{Failure, FailureKind};
 use home::Home;
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior};
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -134,6 +135,21 @@ impl<T> Doing<T> for rusqlite::Result<T> {
     }
 }
 
+impl CatalogError {
+    /// Nothing can be written, for the disk of the home folder is full.
+    pub fn is_disk_full(&self) -> bool {
+        match self {
+            CatalogError::Open { source, .. } | CatalogError::Sql { source, .. } => {
+                source.sqlite_error_code() == Some(ErrorCode::DiskFull)
+            }
+            CatalogError::Io { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            _ => false,
+        }
+    }
+}
+
 impl From<CatalogError> for Failure {
     fn from(error: CatalogError) -> Failure {
         let kind = match &error {
@@ -146,6 +162,7 @@ impl From<CatalogError> for Failure {
         };
         let failure = Failure::from_error(kind, &error);
         match error {
+            _ if error.is_disk_full() => failure.hint("Make room on this host where kiln's home folder is."),
             CatalogError::NotFound { known, .. } if !known.is_empty() => {
                 failure.hint(format!("There are: {}.", known.join(", ")))
             }

@@ -5,15 +5,17 @@
 
 pub mod agent;
 mod describe;
+mod error;
 pub mod files;
 pub mod inject;
 pub mod link;
 pub mod session;
 
+pub use error::GuestError;
 pub use files::{Capture, GuestFiles, Output};
 
 use async_trait::async_trait;
-use kiln_protocol::message::{Exec, Exited, Facts, Failed, Operation, Put, Reply};
+use kiln_protocol::message::{Exec, Exited, Facts, Operation, Put, Reply};
 use session::Interaction;
 use std::net::SocketAddr;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -21,33 +23,12 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 
-use crate::support::wait::{Impatience, Patience};
+use crate::support::wait::Patience;
 
 /// Where a command's or file's bytes go, piece by piece.
 pub trait Sink: Send {
     /// Output or, with `error` set, error output. Called in the order received.
     fn write(&mut self, bytes: &[u8], error: bool);
-}
-
-/// What can go wrong between host and guest.
-#[derive(Debug, thiserror::Error)]
-pub enum GuestError {
-    /// The agent tried and the guest said no.
-    #[error("{}", .0.message)]
-    Refused(Failed),
-    /// The link ended; the guest is gone, or its agent.
-    #[error("the link to the guest's agent was lost while {doing}: {reason}")]
-    Lost { doing: String, reason: String },
-    /// The peer sent what the protocol does not allow; the session is over.
-    #[error("the guest's agent broke the protocol: {0}")]
-    Protocol(String),
-    #[error(transparent)]
-    Impatience(#[from] Impatience),
-    /// The guest was asked to reboot and did not come back.
-    #[error("the guest did not come back from its reboot: {0}")]
-    Reboot(String),
-    #[error("{0}")]
-    Local(#[from] std::io::Error),
 }
 
 /// A guest that is up. All paths are the guest's.

@@ -126,7 +126,7 @@ fn devices(a: &mut Arguments, spec: &MachineSpec, layout: &Layout) {
     a.option("device", format!("virtio-rng-pci,rng=random,addr={:#04x}", place::RANDOM));
     a.option("device", format!("virtio-serial-pci,id=ports,addr={:#04x}", place::SERIAL));
     a.option("chardev", format!("socket,id=agent,fd={}", layout.agent));
-    a.option("device", "virtserialport,bus=ports.0,nr=1,chardev=agent,name=kiln.agent");
+    a.option("device", "virtserialport,id=port,bus=ports.0,nr=1,chardev=agent,name=kiln.agent");
     match spec.architecture {
         // Older kernels know the ISA one only.
         Architecture::X86_64 => a.option("device", "pvpanic"),

@@ -1,10 +1,12 @@
 //! How a machine ended.
 
 use std::fmt;
+use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::Duration;
 
 use super::qmp::{Ending, HostDisk};
+use crate::model::{Failure, FailureKind};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -60,17 +62,63 @@ impl Exit {
             Stopped::No => Exit::Crashed { status, stderr },
         })
     }
+
+    /// What kind of failure it is when nobody asked the machine to end: the guest's doing, or this host's.
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Exit::HostDisk { .. } | Exit::Crashed { .. } => FailureKind::Environment,
+            Exit::LimitReached(_) => FailureKind::TimedOut,
+            Exit::GuestReset | Exit::GuestShutdown | Exit::HostQuit | Exit::Panicked | Exit::Killed => {
+                FailureKind::Build
+            }
+        }
+    }
+
+    /// What to do next when it came unasked, where that can be said.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Exit::GuestReset | Exit::GuestShutdown => Some(
+                "If a step rebooted or stopped the guest itself: use the Reboot action, or exit with 194, so that the run goes on afterwards.",
+            ),
+            Exit::Panicked => Some(
+                "The console says what the kernel stumbled over. With too little memory, give the guest more (`kiln: {memory: ...}` in the recipe).",
+            ),
+            Exit::HostDisk { no_space: true, .. } => Some(
+                "Make room on this host where kiln's home folder is, then build again. The guest's own disk is not what is full.",
+            ),
+            Exit::HostDisk { no_space: false, .. } => {
+                Some("Look at the disk of this host (`dmesg` shows its errors), then build again.")
+            }
+            Exit::Crashed { status, .. } if status.signal() == Some(SIGKILL) => Some(
+                "Somebody killed QEMU, or this host's kernel did because memory ran out (`dmesg` tells): free some, or give the guest less memory, then build again.",
+            ),
+            Exit::Crashed { .. } => Some("`kiln doctor` tries whether machines run on this host."),
+            Exit::LimitReached(_) => Some("`kiln: {timeouts: {build: ...}}` in the recipe gives it longer."),
+            Exit::HostQuit | Exit::Killed => None,
+        }
+    }
+
+    /// The failure of a machine that ended unasked while somebody was `doing` something with it.
+    pub fn unasked(&self, doing: &str) -> Failure {
+        let failure = Failure::new(self.kind(), format!("{self}, during: {doing}"));
+        match self.hint() {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
 }
+
+const SIGKILL: i32 = 9;
 
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Exit::GuestReset => f.write_str("the guest reset itself"),
-            Exit::GuestShutdown => f.write_str("the guest powered off"),
+            Exit::GuestReset => f.write_str("the guest rebooted, though kiln did not ask it to"),
+            Exit::GuestShutdown => f.write_str("the guest powered off, though kiln did not ask it to"),
             Exit::HostQuit => f.write_str("kiln ended the machine"),
             Exit::Panicked => f.write_str("the guest's kernel panicked"),
             Exit::HostDisk { reason, .. } => {
-                write!(f, "the host could not read or write the machine's disk ({reason})")
+                write!(f, "this host could not read or write the file of the guest's disk ({reason})")
             }
             Exit::Killed => f.write_str("kiln killed the machine"),
             Exit::LimitReached(limit) => {
@@ -87,12 +135,11 @@ impl fmt::Display for Exit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::process::ExitStatusExt;
 
     #[test]
     fn the_machines_own_end_wins() {
         let exit = |reason: Option<&str>, panicked, stopped| {
-            let ending = Ending { shutdown: reason.map(str::to_owned), panicked, host_disk: None };
+            let ending = Ending { shutdown: reason.map(str::to_owned), panicked, ..Ending::default() };
             Exit::of(&ending, ExitStatus::from_raw(9), stopped, "oops".into())
         };
         let limit = Stopped::LimitReached(Duration::from_secs(1));

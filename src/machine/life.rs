@@ -171,6 +171,11 @@ impl Machine {
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
 
+    /// Whether the agent's port, once opened in the guest, has been closed there.
+    pub fn agent_has_left(&self) -> bool {
+        self.qmp.ending().agent_left
+    }
+
     /// How the machine ended, if it did.
     pub fn exited(&self) -> Option<Exit> {
         self.exit.borrow().clone()

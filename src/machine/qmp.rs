@@ -44,6 +44,8 @@ pub(super) struct Ending {
     /// The `reason` of SHUTDOWN: `guest-reset`, `guest-shutdown`, `host-qmp-quit` ...
     pub shutdown: Option<String>,
     pub panicked: bool,
+    /// Who had opened the agent's port in the guest closed it, and nobody has opened it again.
+    pub agent_left: bool,
     pub host_disk: Option<HostDisk>,
 }
 
@@ -176,6 +178,8 @@ impl Shared {
             match name.as_str() {
                 "SHUTDOWN" => state.ending.shutdown = message.data["reason"].as_str().map(str::to_owned),
                 "GUEST_PANICKED" => state.ending.panicked = true,
+                // It is the only port.
+                "VSERPORT_CHANGE" => state.ending.agent_left = message.data["open"] == false,
                 "BLOCK_IO_ERROR" if message.data["action"] == "stop" => {
                     let reason = message.data["reason"].as_str().unwrap_or("unknown error").to_owned();
                     let no_space = message.data["nospace"] == true;

@@ -6,10 +6,9 @@ mod system;
 use super::facts::{DiskFacts, PartitionTable, Root, Volume};
 use super::tree::{Access, Tree};
 use super::volumes::Scan;
-use super::{Appliance, ApplianceError};
+use super::{Alive, Appliance, ApplianceError};
 use crate::disk::filesystem::Kind;
 use crate::disk::gpt::kind;
-use crate::guest::session::Session;
 use crate::guest::{GuestError, GuestFiles};
 use crate::model::{Architecture, Firmware};
 use crate::support::wait::Patience;
@@ -122,7 +121,7 @@ impl Appliance {
 
 /// Small questions about the image; what is not there is no error.
 pub(super) struct Look<'a> {
-    pub guest: &'a Session,
+    pub guest: &'a Alive,
     pub patience: &'a Patience,
 }
 

@@ -9,16 +9,23 @@ use crate::build::steps::StepObserver;
 use crate::build::workshop::{Workshop, out_of_order};
 use crate::component::run::Reboots;
 use crate::component::{Job, Options, run};
-use crate::guest::Guest;
-use crate::model::{Failure, Stage};
+use crate::guest::{Guest, GuestFiles};
+use crate::model::{Failure, FailureKind, Stage};
 use crate::support::wait::Patience;
 use std::ops::Range;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// systemctl takes it for what it is then: not the time to start anything.
 const OFFLINE: (&str, &str) = ("SYSTEMD_OFFLINE", "1");
 
 const NO_REBOOT: &str = "its component runs in the appliance, where nothing is booted \
                          (`run: booted` in the recipe runs it in the guest)";
+
+/// Bytes free on the guest's root below which nothing works there.
+const NO_ROOM: u64 = 4 << 20;
+/// A guest that is up answers at once.
+const ROOM_LIMIT: Duration = Duration::from_secs(10);
 
 /// What of the plan's documents is to be run.
 pub(super) struct Phases<'a> {
@@ -101,6 +108,32 @@ impl Workshop {
         let report = run(job, None, guest, &mut observer, patience).await;
         let Some(mut failure) = report.failure else { return Ok(()) };
         failure.files.extend(observer.last_log().map(|p| p.to_owned()));
+        if matches!(failure.kind, FailureKind::Build | FailureKind::Test) {
+            look_for_room(guest, &mut failure).await;
+        }
         Err(self.with_console(failure))
     }
+}
+
+/// Programs that meet a full disk say many things; whose disk it is, hardly one.
+async fn look_for_room(guest: &dyn Guest, failure: &mut Failure) {
+    let patience = Patience::new(ROOM_LIMIT, &CancellationToken::new());
+    let space = guest.space("/", &patience).await;
+    let cause = match space {
+        Ok((total, free)) if free < NO_ROOM => {
+            format!(
+                "the guest's disk is full: {} of the {} MiB of its root are free",
+                free >> 20,
+                total >> 20
+            )
+        }
+        _ if failure.last_lines.iter().any(|line| line.contains("No space left on device")) => {
+            "a file system of the guest was full (not this host's disk)".into()
+        }
+        _ => return,
+    };
+    failure.causes.push(cause);
+    failure.hints.push(
+        "Give the image a larger disk: `blockDeviceMappings` in the recipe, `ebs: {volumeSize: GiB}`.".into(),
+    );
 }

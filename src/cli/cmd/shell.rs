@@ -3,7 +3,6 @@
 use super::planning;
 use super::run::{NetworkKind, Teller};
 use crate::cli::{Settings, terminal};
-use crate::component::run::report::guest_failure;
 use crate::machine::Network;
 use crate::model::Failure;
 use crate::service::shell::{self, Options};
@@ -60,7 +59,7 @@ pub async fn run(
     }
     let exited = terminal::attach(&shell.guest, terminal::command(&arguments.command), &patience).await;
     let closed = shell.close().await;
-    let exited = exited.map_err(|e| guest_failure(&e))?;
+    let exited = exited.map_err(|e| e.failure())?;
     if let Some(kept) = closed? {
         eprintln!("what was written is kept in {}", kept.display());
     }

@@ -232,7 +232,7 @@ impl Runner<'_> {
             Err(e) => Err(e.into()),
         };
         self.facts = None;
-        rebooted.map(|()| true).map_err(|e| Box::new(report::guest_failure(&e)))
+        rebooted.map(|()| true).map_err(|e| Box::new(e.failure()))
     }
 
     fn place_now<'l>(&self, level: &Level<'l>, state: &RunState) -> Option<Place<'l>> {
@@ -245,7 +245,7 @@ impl Runner<'_> {
     /// A failure that ends the run whatever the document says.
     fn lost(&self, level: &Level<'_>, planned: &PlannedStep, error: &GuestError) -> Failure {
         let (component, _, step) = planned.of(level.components);
-        let mut failure = report::guest_failure(error);
+        let mut failure = error.failure();
         failure.component = Some(component.label.clone());
         failure.phase = Some(planned.phase_name.clone());
         failure.step = Some(planned.step_name.clone());
@@ -278,7 +278,9 @@ impl Runner<'_> {
             }
             Err(error) => {
                 state.cursor.step = Some(cursor);
-                return Stepped::Stopped(Box::new(self.lost(level, planned, &error)));
+                let failure = Box::new(self.lost(level, planned, &error));
+                self.observer.event(&Event::StepStopped { place, why: &failure });
+                return Stepped::Stopped(failure);
             }
         };
         let go_on = self.record(planned, level, state, cursor.started, silent, ended);

@@ -77,11 +77,8 @@ impl Runner<'_> {
                 Ok(Inside::Reboot(RebootWish { again: true, ..wish }))
             }
             Walked::Stopped(failure) => {
-                // The run ends: tell why as the link's own error would.
-                Err(StepError::Fatal(GuestError::Lost {
-                    doing: format!("running the document {address}"),
-                    reason: failure.to_string(),
-                }))
+                // The run ends, and this is why.
+                Err(StepError::Fatal(GuestError::Ended(failure)))
             }
             Walked::Ended => {
                 state.ended = clock::now_ms();

@@ -1,6 +1,7 @@
 //! What a run tells while it goes.
 
 use super::state::{RunState, Status};
+use crate::model::Failure;
 
 /// Where a run stands, in the document's words.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +44,11 @@ pub enum Event<'a> {
         status: Status,
         message: &'a str,
         exit_code: Option<i32>,
+    },
+    /// The run ended in the middle of the step, from outside the document.
+    StepStopped {
+        place: Place<'a>,
+        why: &'a Failure,
     },
 }
 

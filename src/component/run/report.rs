@@ -1,9 +1,7 @@
 //! What came of a run.
 
 use super::state::{Counts, RunState, Status, StepFailure};
-use crate::guest::GuestError;
 use crate::model::{Failure, FailureKind, Position};
-use crate::support::wait::Impatience;
 
 /// The result of [`super::run`].
 #[derive(Debug)]
@@ -76,25 +74,6 @@ fn step_failure(step: &StepFailure) -> Failure {
         Some(127) => failure.hint("Exit code 127 mostly means that a program was not found."),
         Some(126) => failure.hint("Exit code 126 mostly means that a file is not executable."),
         _ if step.timed_out => failure.hint("Give the step more time with timeoutSeconds (-1: no limit)."),
-        _ => failure,
-    }
-}
-
-/// What ended the run from outside the document.
-/// What a guest's error means to who runs something in it.
-pub fn guest_failure(error: &GuestError) -> Failure {
-    let kind = match error {
-        GuestError::Impatience(Impatience::Cancelled { .. }) => FailureKind::Cancelled,
-        GuestError::Impatience(Impatience::TimedOut { .. }) => FailureKind::TimedOut,
-        GuestError::Local(_) => FailureKind::Environment,
-        _ => FailureKind::Build,
-    };
-    let failure = Failure::from_error(kind, error);
-    match error {
-        GuestError::Lost { .. } => failure.hint(
-            "If the step rebooted or stopped the guest itself: use the Reboot action, or exit with 194, so that the run goes on afterwards.",
-        ),
-        GuestError::Reboot(_) => failure.hint("The guest's console says how far it came."),
         _ => failure,
     }
 }

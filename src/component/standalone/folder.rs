@@ -180,6 +180,11 @@ impl Observer for LogFolder {
                 self.failed |= status.is_failure();
                 let _ = self.console.flush();
             }
+            Event::StepStopped { place, why } => {
+                self.note(&format!("step {} was stopped: {why}", place.step));
+                self.failed = true;
+                let _ = self.console.flush();
+            }
         }
     }
 

@@ -52,6 +52,7 @@ impl Observer for Watch {
             Event::Rebooting { place, again } => format!("rebooting {} again={again}", place.step),
             Event::Rebooted { place } => format!("rebooted {}", place.step),
             Event::StepEnded { place, status, .. } => format!("end {} {}", place.step, status.as_str()),
+            Event::StepStopped { place, why } => format!("stop {} {:?}", place.step, why.kind),
         });
     }
 

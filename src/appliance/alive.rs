@@ -1,6 +1,7 @@
 //! A machine and the session with the agent in it: a guest that can tell why a link broke.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -8,6 +9,7 @@ use kiln_protocol::message::{Exec, Exited, Operation, Reply};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use crate::guest::session::{Interaction, Session};
 use crate::guest::{Guest, GuestError, Interactive, Sink};
@@ -27,32 +29,56 @@ pub struct Alive {
 }
 
 impl Alive {
-    /// A broken link is told by what broke it: the machine's end, if it has ended.
-    async fn told<T>(&self, result: Result<T, GuestError>, patience: &Patience) -> Result<T, GuestError> {
+    /// Does something with the guest. A broken link is told by what broke it: the machine's end, if it
+    /// has ended, or the agent's, which QEMU sees long before the silence is long enough.
+    async fn told<T>(
+        &self,
+        work: impl Future<Output = Result<T, GuestError>>,
+        patience: &Patience,
+    ) -> Result<T, GuestError> {
+        let mut work = pin!(work);
+        let result = tokio::select! {
+            biased;
+            result = &mut work => result,
+            () = self.machine.agent_gone() => {
+                // What it said last is on its way.
+                match timeout(MOMENT, &mut work).await {
+                    Ok(result) => result,
+                    Err(_) => {
+                        self.session.give_up("the agent in the guest has ended");
+                        work.await
+                    }
+                }
+            }
+        };
         let (doing, reason) = match result {
             Err(GuestError::Lost { doing, reason }) => (doing, reason),
             other => return other,
         };
         let moment = Patience::new(MOMENT, &patience.cancel);
-        let exit = match self.machine.wait_exit(&moment).await {
+        let end = self.machine.wait_exit(&moment).await;
+        let last_words = self.last_words();
+        let exit = match end {
             // Some kernels reset the machine when they panic, others stand still.
-            Ok(Exit::GuestReset) | Err(_) if self.panicked() => Exit::Panicked,
+            Ok(Exit::GuestReset) | Err(_) if last_words.is_some() => Exit::Panicked,
             Ok(exit) => exit,
             Err(_) => {
-                let agent = match self.machine.agent_has_left() {
-                    true => "the agent in it has ended",
-                    false => "the agent in it does not answer",
-                };
-                let reason = format!("{reason}; the guest still runs, but {agent}");
+                let reason = format!("{reason}; the guest still runs");
                 return Err(GuestError::Lost { doing, reason });
             }
         };
-        Err(GuestError::Ended(Box::new(exit.unasked(&doing))))
+        let failure = match last_words {
+            Some(words) => exit.unasked(&format!("{doing}; its last words: {words}")),
+            None => exit.unasked(&doing),
+        };
+        Err(GuestError::Ended(Box::new(failure)))
     }
 
-    fn panicked(&self) -> bool {
+    /// What the kernel says of its panic, if the console holds one.
+    fn last_words(&self) -> Option<String> {
         let said = self.machine.console_tail(LAST_WORDS);
-        said.iter().any(|line| line.contains("Kernel panic - not syncing"))
+        let words = said.iter().rev().find_map(|line| line.split_once("Kernel panic - not syncing: "));
+        words.map(|(_, words)| words.trim().to_owned())
     }
 }
 
@@ -64,11 +90,11 @@ impl Guest for Alive {
         sink: &mut dyn Sink,
         patience: &Patience,
     ) -> Result<Exited, GuestError> {
-        self.told(self.session.exec(command, sink, patience).await, patience).await
+        self.told(self.session.exec(command, sink, patience), patience).await
     }
 
     async fn call(&self, operation: Operation, patience: &Patience) -> Result<Reply, GuestError> {
-        self.told(self.session.call(operation, patience).await, patience).await
+        self.told(self.session.call(operation, patience), patience).await
     }
 
     async fn send(
@@ -77,7 +103,7 @@ impl Guest for Alive {
         source: &mut (dyn AsyncRead + Send + Unpin),
         patience: &Patience,
     ) -> Result<u64, GuestError> {
-        self.told(self.session.send(operation, source, patience).await, patience).await
+        self.told(self.session.send(operation, source, patience), patience).await
     }
 
     async fn get(
@@ -87,7 +113,7 @@ impl Guest for Alive {
         sink: &mut (dyn AsyncWrite + Send + Unpin),
         patience: &Patience,
     ) -> Result<u64, GuestError> {
-        self.told(self.session.get(operation, limit, sink, patience).await, patience).await
+        self.told(self.session.get(operation, limit, sink, patience), patience).await
     }
 
     async fn connect(
@@ -97,7 +123,7 @@ impl Guest for Alive {
         begun: oneshot::Sender<()>,
         patience: &Patience,
     ) -> Result<(), GuestError> {
-        self.told(self.session.connect(address, stream, begun, patience).await, patience).await
+        self.told(self.session.connect(address, stream, begun, patience), patience).await
     }
 
     /// A machine lives for one boot: who has more than it brings the guest back.
@@ -115,6 +141,6 @@ impl Interactive for Alive {
         sink: &mut dyn Sink,
         patience: &Patience,
     ) -> Result<Exited, GuestError> {
-        self.told(self.session.interact(command, input, sink, patience).await, patience).await
+        self.told(self.session.interact(command, input, sink, patience), patience).await
     }
 }

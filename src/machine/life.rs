@@ -171,9 +171,9 @@ impl Machine {
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
 
-    /// Whether the agent's port, once opened in the guest, has been closed there.
-    pub fn agent_has_left(&self) -> bool {
-        self.qmp.ending().agent_left
+    /// Waits until the agent, once it has opened its port in the guest, has gone from there.
+    pub async fn agent_gone(&self) {
+        self.qmp.port_closed().await;
     }
 
     /// How the machine ended, if it did.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{Notify, broadcast, mpsc, oneshot};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::support::wait::{Impatience, Patience};
@@ -44,8 +44,6 @@ pub(super) struct Ending {
     /// The `reason` of SHUTDOWN: `guest-reset`, `guest-shutdown`, `host-qmp-quit` ...
     pub shutdown: Option<String>,
     pub panicked: bool,
-    /// Who had opened the agent's port in the guest closed it, and nobody has opened it again.
-    pub agent_left: bool,
     pub host_disk: Option<HostDisk>,
 }
 
@@ -68,6 +66,8 @@ struct Shared {
     state: Mutex<State>,
     next: AtomicU64,
     host_disk: Notify,
+    /// Whether somebody in the guest has the agent's port open.
+    port_open: watch::Sender<bool>,
     events: broadcast::Sender<Event>,
 }
 
@@ -110,6 +110,7 @@ impl Qmp {
             state: Mutex::default(),
             next: AtomicU64::new(1),
             host_disk: Notify::new(),
+            port_open: watch::Sender::new(true),
             events: broadcast::channel(256).0,
         });
         tokio::spawn(write(writer, orders));
@@ -162,6 +163,12 @@ impl Qmp {
         self.shared.host_disk.notified().await;
     }
 
+    /// Waits until the agent's port, once opened in the guest, is closed there.
+    pub(super) async fn port_closed(&self) {
+        // The sender lives as long as this reference to it.
+        let _ = self.shared.port_open.subscribe().wait_for(|open| !open).await;
+    }
+
     pub(super) fn ending(&self) -> Ending {
         self.shared.lock().ending.clone()
     }
@@ -179,7 +186,9 @@ impl Shared {
                 "SHUTDOWN" => state.ending.shutdown = message.data["reason"].as_str().map(str::to_owned),
                 "GUEST_PANICKED" => state.ending.panicked = true,
                 // It is the only port.
-                "VSERPORT_CHANGE" => state.ending.agent_left = message.data["open"] == false,
+                "VSERPORT_CHANGE" => {
+                    self.port_open.send_replace(message.data["open"] == true);
+                }
                 "BLOCK_IO_ERROR" if message.data["action"] == "stop" => {
                     let reason = message.data["reason"].as_str().unwrap_or("unknown error").to_owned();
                     let no_space = message.data["nospace"] == true;

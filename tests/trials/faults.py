@@ -130,7 +130,7 @@ HOST_FULL = [r"this host .*No space left", r"next: .*room on this host"]
 HANG = {"settings": ", timeouts: {boot: 120}", "code": 124}
 CASES = [
     Case("qemu-killed", FOREVER, [r"QEMU ended unasked \(signal: 9", r"next: .*memory"], code=7, meddle=kill_qemu),
-    Case("agent-killed", "kill -9 $PPID; " + FOREVER, [r"still runs, but the agent in it has ended"]),
+    Case("agent-killed", "kill -9 $PPID; " + FOREVER, [r"the agent in the guest has ended; the guest still runs"], limit=150),
     Case("host-disk-fills", WRITE_MUCH, HOST_FULL, code=7, small_home=True, meddle=fill_but(64)),
     Case("host-disk-full", WRITE_MUCH, HOST_FULL, code=7, small_home=True, meddle=fill_but(0)),
     Case("guest-disk-full", "set -e; dd if=/dev/zero of=/big bs=1M", [r"the guest's disk is full", r"next: .*volumeSize"]),
@@ -185,8 +185,7 @@ class SmallHome(Home):
     """A home on a file system that has little room beyond its base."""
 
     def __init__(self, home, folder):
-        super().__init__(home.kiln, folder / "small")
-        self.path.mkdir()
+        super().__init__(home.kiln, tempfile.mkdtemp(dir=folder))
         parts = [home.path / "appliance", *(home.path / "bases").glob(f"{BASE}-*")]
         used = sum(f.stat().st_blocks * 512 for p in parts for f in p.rglob("*"))
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={used + (1200 << 20)}", "kiln-faults", self.path], check=True)

@@ -104,6 +104,11 @@ impl Session {
         self.shared.error("waiting for its end")
     }
 
+    /// Ends the session: all that waits for the agent is told this reason.
+    pub fn give_up(&self, reason: &str) {
+        self.shared.end(End::Lost(reason.to_owned()));
+    }
+
     /// Runs a command that is fed and steered while it runs (`Exec::stdin` or `Exec::terminal`).
     ///
     /// When `input` closes, the command's input ends.

@@ -12,7 +12,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::error::{During, Outcome, failed};
-use crate::files::{absolute, give};
+use crate::files::{absolute, give, open};
 use crate::request::Request;
 use crate::transfer::{Draft, exists};
 use crate::users::Owner;
@@ -116,7 +116,7 @@ fn one(request: &Request, source: &Path, metadata: &Metadata, target: &Path, ove
 }
 
 fn content(request: &Request, source: &Path, mut to: &File, target: &Path) -> Outcome<()> {
-    let from = File::open(source).during("open", source.display())?;
+    let from = open(source)?;
     // In pieces, so that it can be called off; io::copy lets the kernel do it where it can.
     const PIECE: u64 = 16 * 1024 * 1024;
     loop {

@@ -1,11 +1,12 @@
 //! File verbs: one request, one small reply.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{PermissionsExt, lchown};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::path::Path;
 
 use kiln_protocol::message::{ErrorKind, Reply};
+use rustix::fs::OFlags;
 
 use crate::error::{During, Outcome, failed};
 use crate::request::Request;
@@ -19,6 +20,16 @@ pub fn absolute(path: &str) -> Outcome<&Path> {
     match path.is_absolute() {
         true => Ok(path),
         false => Err(failed(ErrorKind::Invalid, format!("`{}` is no absolute path", path.display()))),
+    }
+}
+
+/// Opens what can be read to its end: a pipe that nobody writes to would wait for ever.
+pub fn open(path: &Path) -> Outcome<File> {
+    let file = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path);
+    let file = file.during("open", path.display())?;
+    match file.metadata().during("open", path.display())?.file_type().is_fifo() {
+        true => Err(failed(ErrorKind::Invalid, format!("open {}: it is a pipe", path.display()))),
+        false => Ok(file),
     }
 }
 

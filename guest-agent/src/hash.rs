@@ -1,6 +1,5 @@
 //! Digests of files.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -10,7 +9,7 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha512};
 
 use crate::error::{During, Outcome};
-use crate::files::absolute;
+use crate::files::{absolute, open};
 use crate::request::Request;
 
 const BUFFER: usize = 128 * 1024;
@@ -42,7 +41,7 @@ impl Hasher<'_> {
     }
 
     fn read<D: Digest>(&mut self, path: &Path) -> Outcome<String> {
-        let mut file = File::open(path).during("open", path.display())?;
+        let mut file = open(path)?;
         let mut digest = D::new();
         loop {
             self.request.check()?;

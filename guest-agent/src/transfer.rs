@@ -10,7 +10,7 @@ use kiln_protocol::frame::{HEADER, Kind};
 use kiln_protocol::message::{ErrorKind, Put, Reply};
 
 use crate::error::{During, Outcome, failed};
-use crate::files::{absolute, ensure_folder, give};
+use crate::files::{absolute, ensure_folder, give, open};
 use crate::request::Request;
 use crate::users::{self, Owner};
 
@@ -125,7 +125,7 @@ fn drain(request: &Request, mut file: &File, path: &Path) -> Outcome<Reply> {
 
 pub fn get(request: &Request, path: &str, offset: u64, length: Option<u64>) -> Outcome<Reply> {
     let path = absolute(path)?;
-    let mut file = File::open(path).during("open", path.display())?;
+    let mut file = open(path)?;
     // Files of /proc and pipes cannot be read at an offset.
     let from_start = offset == 0;
     let mut buffer = vec![0; HEADER];

@@ -19,6 +19,7 @@ pub mod seal;
 mod start;
 mod tree;
 mod volumes;
+mod within;
 
 pub use alive::Alive;
 pub use boot_files::BootFiles;

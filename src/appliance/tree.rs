@@ -4,6 +4,7 @@ use kiln_protocol::message::{EntryKind, Failed, Operation};
 
 use super::facts::Volume;
 use super::volumes::Scan;
+use super::within::resolve;
 use super::{Appliance, ApplianceError, DiskProblem, fstab};
 use crate::disk::filesystem::Kind;
 use crate::disk::gpt::kind;
@@ -60,14 +61,16 @@ impl Appliance {
         };
         let options = subvolume_option(tree.subvolume.as_deref());
         self.mount(&mut tree, volume, PLACE.into(), &options, access, patience).await?;
-        let fstab = format!("{PLACE}/etc/fstab");
-        let fstab = self.guest().read_text(&fstab, FSTAB_LIMIT, patience).await.unwrap_or_default();
+        let looking = || ApplianceError::during("looking for mount points");
+        let fstab = match resolve(self.guest(), PLACE, "/etc/fstab", patience).await.map_err(looking())? {
+            Some((path, EntryKind::File)) => {
+                self.guest().read_text(&path, FSTAB_LIMIT, patience).await.unwrap_or_default()
+            }
+            _ => String::new(),
+        };
         for line in fstab::lines(&fstab, &scan.volumes) {
-            let target = format!("{PLACE}{}", line.target);
-            // A link would lead out of the image.
-            let there = self.guest().stat(&target, false, patience).await;
-            let there = there.map_err(ApplianceError::during("looking for mount points"))?;
-            if there.is_some_and(|entry| entry.kind == EntryKind::Folder) {
+            let found = resolve(self.guest(), PLACE, &line.target, patience).await.map_err(looking())?;
+            if let Some((target, EntryKind::Folder)) = found {
                 self.mount(&mut tree, line.volume, target, &line.options, access, patience).await?;
             }
         }

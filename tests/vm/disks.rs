@@ -12,7 +12,9 @@ impl Tree {
     pub fn new(folder: &Path) -> Tree {
         let tree = Tree(folder.join("tree"));
         tree.file("etc/os-release", "ID=debian\nVERSION_ID=\"12\"\nPRETTY_NAME=\"Debian of the tests\"\n");
-        tree.file("etc/fstab", "LABEL=root / auto defaults 0 1\nLABEL=ESP /boot/efi vfat defaults 0 1\n");
+        tree.file("etc/fstab", "LABEL=root / auto defaults 0 1\nLABEL=ESP /esp vfat defaults 0 1\n");
+        // An absolute link means a place in the image, also where something is mounted on it.
+        tree.link("esp", "/boot/efi");
         tree.file("boot/vmlinuz-6.1.0-9-test", "an older kernel");
         tree.file("boot/initrd.img-6.1.0-9-test", "its initramfs");
         tree.file("boot/vmlinuz-6.1.0-56-test", "a kernel");

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{agent, kind, patience, sha256};
 use kiln::guest::{Guest, GuestError, GuestFiles};
 use kiln::support::wait::{Impatience, Patience};
-use kiln_protocol::message::{Entry, EntryKind, ErrorKind, Operation, Put, Tree};
+use kiln_protocol::message::{Algorithm, Entry, EntryKind, ErrorKind, Operation, Put, Tree};
 use tokio_util::sync::CancellationToken;
 
 fn put(path: &Path) -> Put {
@@ -167,6 +167,17 @@ async fn more_than_asked_for_is_refused_and_stopped() {
     let before = time();
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(time() - before <= 5, "{} ticks in half a second", time() - before);
+}
+
+#[tokio::test]
+async fn a_pipe_that_nobody_writes_to_holds_nothing_up() {
+    let guest = agent().await;
+    let (p, folder) = (patience(), tempfile::tempdir().unwrap());
+    let pipe = folder.path().join("pipe").to_str().unwrap().to_owned();
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    assert_eq!(kind(guest.read(&pipe, 10, &p).await), ErrorKind::Invalid);
+    let hash = Operation::Hash { path: pipe, algorithm: Algorithm::Sha256 };
+    assert_eq!(kind(guest.act(hash, &p).await), ErrorKind::Invalid);
 }
 
 #[tokio::test]

@@ -97,8 +97,7 @@ pub struct Removed {
 }
 
 /// Forgets an image, its builds' folders and every disk that nothing stands on any more.
-pub fn remove(service: &Service, name: &str) -> Result<Removed, Failure> {
-    let image = newest(service, name)?;
+pub fn remove(service: &Service, image: Image) -> Result<Removed, Failure> {
     let builds = service.catalog.read(|t| t.builds_of(image.id))?;
     if !image.status.is_final() || builds.iter().any(|b| b.ended.is_none()) {
         let message = format!("image {image} is {}: its build is going on", image.status);

@@ -188,13 +188,16 @@ fn list(store: &Store, format: Format) -> Result<(), Failure> {
             println!("{}", json!({"bases": records, "buildable": absent, "published": published}));
         }
         Format::Human => {
-            for image in &images {
+            for (at, image) in images.iter().enumerate() {
+                // Newest first: the name alone means that one.
+                let older = images[..at].iter().any(|i| i.name == image.name);
                 println!(
-                    "{:<22} {:<8} {:>5} MiB  {}  {}",
+                    "{:<22} {:<8} {:>5} MiB  {}  {}{}",
                     image.name,
                     image.architecture.as_str(),
                     image.file_size >> 20,
                     short(image),
+                    if older { "(older) " } else { "" },
                     image.description
                 );
             }

@@ -44,10 +44,11 @@ enum Verb {
         #[arg(long)]
         force: bool,
     },
-    /// Remove an image, its logs, and its disk unless another image stands on it
+    /// Remove images, their logs, and their disks unless another image stands on them
     Remove {
         /// name, name/1.0.x, name/1.0.0 or name/1.0.0/3
-        image: String,
+        #[arg(required = true, value_name = "IMAGE")]
+        images: Vec<String>,
     },
 }
 
@@ -90,16 +91,25 @@ pub async fn run(
                 }),
             }
         }
-        Verb::Remove { image } => {
-            let removed = image::remove(&service, &image)?;
-            match settings.format {
-                Format::Json => {
-                    println!(
-                        "{}",
-                        json!({"removed": removed.image.to_string(), "freedBytes": removed.freed})
-                    );
+        Verb::Remove { images } => {
+            // A name that means nothing is told before anything is gone.
+            let images = images.iter().map(|name| image::newest(&service, name));
+            let mut images = images.collect::<Result<Vec<_>, _>>()?;
+            images.sort_by_key(|image| image.id);
+            images.dedup_by_key(|image| image.id);
+            for image in images {
+                let removed = image::remove(&service, image)?;
+                match settings.format {
+                    Format::Json => {
+                        println!(
+                            "{}",
+                            json!({"removed": removed.image.to_string(), "freedBytes": removed.freed})
+                        );
+                    }
+                    Format::Human => {
+                        println!("removed {}, {} MiB freed", removed.image, removed.freed >> 20);
+                    }
                 }
-                Format::Human => println!("removed {}, {} MiB freed", removed.image, removed.freed >> 20),
             }
         }
     }

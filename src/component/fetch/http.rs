@@ -2,6 +2,7 @@
 
 use super::gate::{Gate, refused};
 use super::inside::Inside;
+use super::names::Names;
 use super::store::Part;
 use super::{FetchError, Limits};
 use crate::support::wait::Impatience;
@@ -9,7 +10,6 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::time::{Duration, Instant};
 use ureq::tls::{RootCerts, TlsConfig};
-use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{Connector, RustlsConnector};
 use ureq::{Body, SendBody, http};
 
@@ -90,7 +90,7 @@ impl Client<'_> {
             .tls_config(tls)
             .build();
         let connector = gate.chain(RustlsConnector::default());
-        Client { agent: ureq::Agent::with_parts(config, connector, DefaultResolver::default()), limits }
+        Client { agent: ureq::Agent::with_parts(config, connector, Names::default()), limits }
     }
 
     /// Sends the call with the first bytes of the file, so many of them.

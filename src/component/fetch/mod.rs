@@ -8,6 +8,7 @@ mod address;
 mod gate;
 mod http;
 mod inside;
+mod names;
 pub mod s3;
 mod store;
 

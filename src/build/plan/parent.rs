@@ -3,9 +3,9 @@
 use super::Shelf;
 use crate::build::details::Details;
 use crate::build::recipe::Recipe;
-use crate::catalog::image::ImageName;
+use crate::catalog::image::{Image, ImageName};
 use crate::catalog::{CatalogError, artifact::Artifact};
-use crate::model::{Architecture, DiskFormat, Failure, Firmware};
+use crate::model::{Architecture, DiskFormat, Failure, Firmware, ImageStatus};
 use crate::support::diagnostic::Findings;
 use crate::support::similar;
 use std::path::PathBuf;
@@ -77,9 +77,16 @@ pub fn find(recipe: &Recipe, shelf: &Shelf, findings: &mut Findings) -> Result<O
         }
     };
     match shelf.catalog.read(|t| t.find_image(&wanted)) {
-        Ok(image) => Ok(Some(of_image(&image, shelf)?)),
+        Ok(image) if image.status == ImageStatus::Available => Ok(Some(of_image(&image, shelf)?)),
+        Ok(image) => {
+            unusable(recipe, &image, findings);
+            Ok(None)
+        }
         Err(CatalogError::NotFound { known, .. }) => {
-            unknown(recipe, shelf, known, findings)?;
+            match shelf.catalog.read(|t| t.newest_image(&wanted)) {
+                Ok(image) => unusable(recipe, &image, findings),
+                Err(_) => unknown(recipe, shelf, known, findings)?,
+            }
             Ok(None)
         }
         Err(e) => Err(e.into()),
@@ -91,7 +98,7 @@ fn image_part(name: &str) -> &str {
     name.split_once(":image/").filter(|_| name.starts_with("arn:")).map_or(name, |(_, tail)| tail)
 }
 
-fn of_image(image: &crate::catalog::image::Image, shelf: &Shelf) -> Result<Parent, Failure> {
+fn of_image(image: &Image, shelf: &Shelf) -> Result<Parent, Failure> {
     let digest = image.disk.clone().unwrap_or_default();
     let details = Details::read(image)?;
     let (artifact, free) =
@@ -109,6 +116,16 @@ fn of_image(image: &crate::catalog::image::Image, shelf: &Shelf) -> Result<Paren
         backing: artifact.backing,
         digest,
     })
+}
+
+fn unusable(recipe: &Recipe, image: &Image, findings: &mut Findings) {
+    let message = format!("image {image} is {}, and only an AVAILABLE one can be a parent", image.status);
+    let d = findings.error(recipe.parent.span, "no-parent", message);
+    d.help = Some(if image.status.is_final() {
+        format!("kiln image show {image} says why; build it again first")
+    } else {
+        "wait until its build has ended".into()
+    });
 }
 
 fn unknown(

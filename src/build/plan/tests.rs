@@ -1,9 +1,12 @@
 use super::*;
 use crate::base::Store;
 use crate::build::recipe;
-use crate::catalog::Catalog;
+use crate::catalog::artifact::Artifact;
 use crate::catalog::home::Home;
+use crate::catalog::image::NewImage;
+use crate::catalog::{Catalog, Transaction};
 use crate::component::{Values, World};
+use crate::model::{ImageStatus, ResourceName, Version};
 use crate::support::source::Source;
 use crate::support::wait::Patience;
 use std::path::PathBuf;
@@ -254,6 +257,47 @@ phases:
     let found = bench.findings(&lane, &[]).await;
     let errors: Vec<&String> = found.iter().filter(|f| f.contains("no-reboot")).collect();
     assert_eq!(errors, [&format!("{path}:6:16 no-reboot"), &format!("{path}:12:32 no-reboot")]);
+}
+
+#[tokio::test]
+async fn a_parent_that_is_not_available_is_told_as_what_it_is() {
+    let bench = Bench::new();
+    let add = |t: &Transaction| {
+        let (name, version): (ResourceName, Version) = ("gold".parse().unwrap(), "1.0.0".parse().unwrap());
+        let (format, digest) = ("qcow2".to_owned(), "1".repeat(64));
+        t.add_artifact(&Artifact {
+            digest: digest.clone(),
+            format,
+            bytes: 4,
+            virtual_size: 4,
+            backing: None,
+        })?;
+        let recipe = t.register_recipe(&name, version, "r", "d")?;
+        let image = t.add_image(&NewImage {
+            name,
+            version,
+            architecture: Architecture::X86_64,
+            inputs: "i".into(),
+            recipe,
+            parent_name: "debian-12".into(),
+            parent: digest,
+            details: "{}".into(),
+        })?;
+        t.set_status(image.id, ImageStatus::Creating, None)?;
+        t.set_status(image.id, ImageStatus::Failed, Some("a step failed"))
+    };
+    std::fs::create_dir_all(bench.path("artifacts")).unwrap();
+    std::fs::write(bench.path("artifacts").join("1".repeat(64) + ".qcow2"), "disk").unwrap();
+    bench.catalog.write(add).unwrap();
+    for name in ["gold", "gold/1.0.x", "gold/1.0.0/1"] {
+        let text = RECIPE.replace("debian-12", name);
+        let Err(NoPlan::Input(found)) = bench.plan(&text, &[]).await else { panic!("{name}") };
+        assert!(found[0].message.starts_with("image gold/1.0.0/1 is FAILED"), "{name}: {:?}", found[0]);
+        assert_eq!(
+            found[0].help.as_deref(),
+            Some("kiln image show gold/1.0.0/1 says why; build it again first")
+        );
+    }
 }
 
 #[tokio::test]

@@ -1,12 +1,12 @@
-//! The long ones: kills, booted builds at the same time, another S3 store, properties with many cases,
-//! fuzzing, benchmarks.
+//! The long ones: kills, faults in whole builds, booted builds at the same time, another S3 store,
+//! properties with many cases, fuzzing, benchmarks.
 
 use crate::install::{self, Purpose};
 use crate::shell::{self, Result, Stages, command, home, root};
 use crate::test::cargo;
 use std::path::PathBuf;
 
-const ALL: [&str; 6] = ["kills", "together", "s3", "properties", "fuzz", "bench"];
+const ALL: [&str; 7] = ["kills", "faults", "together", "s3", "properties", "fuzz", "bench"];
 
 /// A store that is strict about signatures and headers. Building it takes minutes.
 const S3S_FS: [&str; 6] = ["install", "s3s-fs", "--version", "0.14.1", "--features", "binary"];
@@ -18,20 +18,17 @@ pub fn run(only: &[&str]) -> Result {
     let wanted = |name: &str| only.is_empty() || only.contains(&name);
     let mut stages = Stages::default();
     stages.run("what this machine needs", || install::run(Purpose::Test))?;
-    if ["kills", "together", "bench"].into_iter().any(wanted) {
+    if ["kills", "faults", "together", "bench"].into_iter().any(wanted) {
         stages.run("build kiln and its agent", || {
             shell::run(&mut cargo(&["build", "--release", "--locked"]))
         })?;
     }
     let mut result = Ok(());
     if wanted("kills") {
-        result = stages.run("kills", || {
-            let kiln = base("debian-12")?;
-            let script = root().join("tests/trials/kills.py");
-            let mut c =
-                command(&["python3".as_ref(), script.as_os_str(), kiln.as_os_str(), home().as_os_str()]);
-            shell::run(c.env("KILN_ACCEL", crate::demo::accelerator()))
-        });
+        result = stages.run("kills", || python("kills", "debian-12"));
+    }
+    if result.is_ok() && wanted("faults") {
+        result = stages.run("faults", || python("faults", "debian-12-minimal"));
     }
     if result.is_ok() && wanted("together") {
         result = stages.run("builds at the same time", || {
@@ -76,6 +73,14 @@ pub fn run(only: &[&str]) -> Result {
     }
     stages.print();
     result
+}
+
+/// Runs a script of tests/trials, once its base is there.
+fn python(script: &str, needs: &str) -> Result {
+    let kiln = base(needs)?;
+    let script = root().join("tests/trials").join(script).with_extension("py");
+    let mut c = command(&["python3".as_ref(), script.as_os_str(), kiln.as_os_str(), home().as_os_str()]);
+    shell::run(c.env("KILN_ACCEL", crate::demo::accelerator()))
 }
 
 /// Builds a base image where it is missing. Returns the kiln that did.

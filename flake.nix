@@ -7,7 +7,7 @@
     let
       systems = [ "x86_64-linux" "aarch64-linux" ];
       each = f: nixpkgs.lib.genAttrs systems (system: f nixpkgs.legacyPackages.${system});
-      tools = pkgs: with pkgs; [ qemu mmdebstrap dosfstools mtools util-linux e2fsprogs grub2 ];
+      tools = pkgs: with pkgs; [ qemu xz mmdebstrap dosfstools mtools util-linux e2fsprogs grub2 ];
     in
     {
       packages = each (pkgs: rec {

@@ -11,6 +11,7 @@ use crate::disk::{self, Format};
 use crate::model::Architecture;
 use crate::support::clock;
 use crate::support::command::{CommandError, Tool};
+use crate::support::files;
 use crate::support::wait::Patience;
 use sha2::{Digest, Sha256};
 use std::fs;
@@ -92,7 +93,7 @@ impl Host {
 
 /// What building a base from packages uses and this host does not have.
 pub fn missing_tools(architecture: Architecture) -> Vec<MissingTool> {
-    let program = |what: &'static str, package| (what, package, on_path(what));
+    let program = |what: &'static str, package| (what, package, files::on_path(what));
     let file = |what: &'static str, package| (what, package, Path::new(what).exists());
     let mut all = vec![
         program("apt-get", "apt"),
@@ -109,12 +110,6 @@ pub fn missing_tools(architecture: Architecture) -> Vec<MissingTool> {
     }
     let absent = all.into_iter().filter(|(_, _, there)| !there);
     absent.map(|(what, package, _)| MissingTool { what, package }).collect()
-}
-
-fn on_path(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let usual = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    std::env::split_paths(&path).chain(usual).any(|dir| dir.join(program).is_file())
 }
 
 /// Digest of what goes in, apart from the archive's state of the day.

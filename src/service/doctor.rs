@@ -79,6 +79,7 @@ pub async fn examine(choice: Choice, home: &Path, patience: &Patience) -> Result
     }
     checks.push(qemu_img(patience).await?);
     checks.push(uefi(architecture));
+    checks.push(unpacker());
     checks.push(base_tools(architecture));
     checks.push(namespaces(patience).await);
     checks.push(space(home));
@@ -186,6 +187,15 @@ fn uefi(architecture: Architecture) -> Check {
             let check = Check::bad("uefi", State::Limited, missing.to_string(), "guests boot by BIOS only");
             check.cure(missing.hint())
         }
+    }
+}
+
+/// Debian 13 packs the modules of its kernels.
+fn unpacker() -> Check {
+    match files::on_path("xz") {
+        true => Check::good("xz", "there"),
+        false => Check::bad("xz", State::Limited, "missing", "kernels with packed modules cannot be used")
+            .cure("Install it: `apt install --no-install-recommends xz-utils`."),
     }
 }
 

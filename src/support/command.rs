@@ -43,7 +43,7 @@ pub struct Output {
 
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    #[error("`{program}` is not installed (or not in PATH)")]
+    #[error("`{program}` is not installed (or not in PATH){}", packaged(program))]
     Missing { program: String },
     #[error("`{argv}` cannot be started")]
     Start { argv: String, source: std::io::Error },
@@ -55,6 +55,15 @@ pub enum CommandError {
     Read { argv: String, source: std::io::Error },
     #[error("`{argv}` was stopped")]
     Stopped { argv: String, source: Impatience },
+}
+
+/// Where a tool comes from that most systems have, and that only some files need.
+fn packaged(program: &str) -> &'static str {
+    match program {
+        "xz" => "; Debian has it in xz-utils",
+        "zstd" => "; Debian has it in zstd",
+        _ => "",
+    }
 }
 
 fn tail(lines: &[String]) -> String {

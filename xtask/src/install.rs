@@ -44,6 +44,7 @@ const NEEDS: &[Need] = &[
     need(Program("qemu-system-x86_64"), "qemu-system-x86", "runs the guests"),
     need(Program("qemu-img"), "qemu-utils", "makes, converts and checks disk images"),
     need(File("/usr/share/OVMF/OVMF_CODE_4M.fd"), "ovmf", "UEFI firmware for x86_64 guests"),
+    need(Program("xz"), "xz-utils", "unpacks the modules of Debian 13's kernels"),
     need(Program("mmdebstrap"), "mmdebstrap", "makes Debian base images from packages"),
     need(Program("mke2fs"), "e2fsprogs", "makes a base image's file system without mounting it"),
     need(Program("mkfs.vfat"), "dosfstools", "makes the EFI system partition"),

@@ -127,7 +127,7 @@ def fill_but(leave):
 
 WRITE_MUCH = "dd if=/dev/zero of=/big bs=1M count=400 conv=fsync"
 HOST_FULL = [r"this host .*No space left", r"next: .*room on this host"]
-HANG = {"settings": ", timeouts: {boot: 120}", "code": 124}
+HANG = {"settings": ", timeouts: {boot: 300}", "code": 124}
 CASES = [
     Case("qemu-killed", FOREVER, [r"QEMU ended unasked \(signal: 9", r"next: .*memory"], code=7, meddle=kill_qemu),
     Case("agent-killed", "kill -9 $PPID; " + FOREVER, [r"the agent in the guest has ended; the guest still runs"], limit=150),

@@ -127,12 +127,37 @@ pub async fn run(
             Walked::Reboot(wish) => match runner.reboot(&level, &mut state, wish).await {
                 Ok(true) => returning = true,
                 Ok(false) => return RunReport::reboot_due(state),
-                Err(failure) => return RunReport::stopped(state, *failure),
+                Err(failure) => {
+                    let failure = match level.steps.get(asking(&state)) {
+                        Some(planned) => at(&level, planned, *failure),
+                        None => *failure,
+                    };
+                    return RunReport::stopped(state, failure);
+                }
             },
         }
     }
     state.ended = clock::now_ms();
     RunReport::ended(state)
+}
+
+/// The step that has asked for a reboot: after a Reboot action the cursor is past it.
+fn asking(state: &RunState) -> usize {
+    match state.cursor.step {
+        Some(_) => state.cursor.next,
+        None => state.cursor.next.saturating_sub(1),
+    }
+}
+
+/// The failure, with the step's place.
+fn at(level: &Level<'_>, planned: &PlannedStep, mut failure: Failure) -> Failure {
+    let (component, _, step) = planned.of(level.components);
+    failure.component = Some(component.label.clone());
+    failure.phase = Some(planned.phase_name.clone());
+    failure.step = Some(planned.step_name.clone());
+    failure.action = Some(planned.action.to_owned());
+    failure.position = Some(component.document.position(step.span));
+    failure
 }
 
 fn new_state(options: &Options) -> Result<RunState, Failure> {
@@ -187,7 +212,11 @@ impl Runner<'_> {
         while let Some(planned) = level.steps.get(state.cursor.next) {
             if self.patience.cancel.is_cancelled() {
                 let error = Impatience::Cancelled { what: format!("step `{}`", planned.step_name) };
-                return Walked::Stopped(Box::new(self.lost(level, planned, &GuestError::Impatience(error))));
+                return Walked::Stopped(Box::new(at(
+                    level,
+                    planned,
+                    GuestError::Impatience(error).failure(),
+                )));
             }
             match self.step(level, planned, state).await {
                 Stepped::Ended { go_on: true } => {}
@@ -236,22 +265,8 @@ impl Runner<'_> {
     }
 
     fn place_now<'l>(&self, level: &Level<'l>, state: &RunState) -> Option<Place<'l>> {
-        // After a Reboot action the cursor is past the step that asked for it.
-        let index =
-            if state.cursor.step.is_some() { state.cursor.next } else { state.cursor.next.saturating_sub(1) };
+        let index = asking(state);
         level.steps.get(index).map(|planned| place(planned, index))
-    }
-
-    /// A failure that ends the run whatever the document says.
-    fn lost(&self, level: &Level<'_>, planned: &PlannedStep, error: &GuestError) -> Failure {
-        let (component, _, step) = planned.of(level.components);
-        let mut failure = error.failure();
-        failure.component = Some(component.label.clone());
-        failure.phase = Some(planned.phase_name.clone());
-        failure.step = Some(planned.step_name.clone());
-        failure.action = Some(planned.action.to_owned());
-        failure.position = Some(component.document.position(step.span));
-        failure
     }
 
     /// Runs the step at the cursor, and moves the cursor.
@@ -278,7 +293,7 @@ impl Runner<'_> {
             }
             Err(error) => {
                 state.cursor.step = Some(cursor);
-                let failure = Box::new(self.lost(level, planned, &error));
+                let failure = Box::new(at(level, planned, error.failure()));
                 self.observer.event(&Event::StepStopped { place, why: &failure });
                 return Stepped::Stopped(failure);
             }

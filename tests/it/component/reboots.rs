@@ -110,7 +110,10 @@ async fn a_step_that_never_stops_rebooting_is_stopped() {
         rig.run(&steps("- {name: Forever, action: ExecuteBash, inputs: {commands: [exit 194]}}")).await;
     assert_eq!(report.ending, Ending::Stopped);
     assert_eq!(rig.reboots(), 2);
-    assert!(report.failure.unwrap().message.contains("rebooted 2 times"));
+    let failure = report.failure.unwrap();
+    assert!(failure.message.contains("rebooted 2 times"));
+    assert_eq!((failure.phase.as_deref(), failure.action.as_deref()), (Some("build"), Some("ExecuteBash")));
+    assert!(failure.position.is_some());
 }
 
 #[tokio::test]

@@ -82,6 +82,14 @@ impl BootedGuest {
         }
     }
 
+    /// The next boot, after the guest has reset its machine.
+    pub async fn boot_again(&self, patience: &Patience) -> Result<(), BootError> {
+        let (alive, ready) = up(&self.request, false, &*self.watch, patience).await?;
+        *self.alive.write().expect("no panic while held") = Arc::new(alive);
+        *self.ready.write().expect("no panic while held") = ready;
+        Ok(())
+    }
+
     fn now(&self) -> Arc<Alive> {
         self.alive.read().expect("no panic while held").clone()
     }
@@ -206,13 +214,11 @@ impl Guest for BootedGuest {
             other => return Err(GuestError::Reboot(Box::new(other.unasked("asking it to reboot")))),
         }
         drop(now);
-        let (alive, ready) = up(&self.request, false, &*self.watch, patience).await.map_err(failed)?;
-        if alive.session.hello().boot_id == before {
+        self.boot_again(patience).await.map_err(failed)?;
+        if self.now().session.hello().boot_id == before {
             let failure = Failure::new(FailureKind::Build, "its boot id is the same as before");
             return Err(GuestError::Reboot(Box::new(failure)));
         }
-        *self.alive.write().expect("no panic while held") = Arc::new(alive);
-        *self.ready.write().expect("no panic while held") = ready;
         Ok(())
     }
 }

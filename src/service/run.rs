@@ -45,6 +45,7 @@ pub struct Running {
     /// Console, overlay and what else belongs to the machine.
     pub folder: PathBuf,
     guest: BootedGuest,
+    watch: Arc<dyn Watch>,
     keep: bool,
     _lock: Lock,
 }
@@ -105,10 +106,10 @@ pub async fn start(
             life: LIFE,
         }
         .request()?;
-        BootedGuest::start(request, watch, patience).await.map_err(|e| e.failure())
+        BootedGuest::start(request, watch.clone(), patience).await.map_err(|e| e.failure())
     };
     match run.await {
-        Ok(guest) => Ok(Running { image, folder, guest, keep: options.keep, _lock: lock }),
+        Ok(guest) => Ok(Running { image, folder, guest, watch, keep: options.keep, _lock: lock }),
         Err(failure) => {
             remove(&folder)?;
             Err(failure)
@@ -191,9 +192,20 @@ impl Running {
         self.guest.ready().failed_units
     }
 
-    /// Waits until the guest ends by itself.
-    pub async fn ended(&self, patience: &Patience) -> Option<Exit> {
-        self.guest.ended(patience).await.ok()
+    /// Waits until the guest ends by itself; a guest that reboots is booted again. None: cancelled.
+    pub async fn ended(&self, patience: &Patience) -> Result<Option<Exit>, Failure> {
+        while let Ok(exit) = self.guest.ended(patience).await {
+            if exit != Exit::GuestReset {
+                return Ok(Some(exit));
+            }
+            self.watch.note("the guest reboots");
+            match self.guest.boot_again(patience).await {
+                Err(_) if patience.cancel.is_cancelled() => return Ok(None),
+                booted => booted.map_err(|e| e.failure())?,
+            }
+            self.watch.note("the guest is up again");
+        }
+        Ok(None)
     }
 
     /// Powers the guest off, if it still runs, and removes its overlay or says where it is kept.

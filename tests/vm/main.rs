@@ -10,6 +10,7 @@ mod doctor;
 mod lane;
 mod machine;
 mod residue;
+mod run;
 #[path = "../it/component/s3_store.rs"]
 mod s3_store;
 mod support;

@@ -121,7 +121,7 @@ pub async fn run(
     if let Some(kept) = kept {
         eprintln!("what the guest has written is kept in {}", kept.display());
     }
-    match exit {
+    match exit? {
         None | Some(Exit::GuestShutdown) => Ok(0),
         Some(other) => {
             Err(Failure::new(FailureKind::Build, format!("the guest did not end in order: {other}")))

@@ -24,7 +24,9 @@ impl Bench {
         let bench = Bench::without_bases(test);
         let own = bench.folder.join("home");
         for base in std::fs::read_dir(home().join("bases")).unwrap().flatten() {
-            link_tree(&base.path(), &own.join("bases").join(base.file_name()));
+            if base.file_name().to_string_lossy().starts_with(BASE) {
+                link_tree(&base.path(), &own.join("bases").join(base.file_name()));
+            }
         }
         bench
     }

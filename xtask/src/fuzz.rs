@@ -29,7 +29,7 @@ pub fn run() -> Result {
         make(&corpus)?;
         let mut c = cargo(&["run", "--quiet", "--release", "--bin", target, "--"]);
         c.arg(format!("-max_total_time={seconds}")).args(["-timeout=10", "-rss_limit_mb=1024"]);
-        c.args(["-max_len=16384", "-print_final_stats=1", "-verbosity=0"]);
+        c.args(["-max_len=16384", "-print_final_stats=1", "-print_funcs=0", "-verbosity=0"]);
         c.arg(format!("-artifact_prefix={}/", folder.display())).arg(&corpus);
         shell::run(c.args(seeds(target, &folder)?))
             .map_err(|e| format!("{e}\nwhat it found is in {}", folder.display()))?;

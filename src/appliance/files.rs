@@ -27,13 +27,23 @@ impl Appliance {
     /// Lists every path of the image into a file on the host: one JSON [`Entry`] per line, sorted by
     /// path within each folder, with digests of the files' contents.
     pub async fn list_tree(&self, target: &Path, patience: &Patience) -> Result<(), ApplianceError> {
-        let failed = |source| ApplianceError::File { path: target.to_owned(), source };
-        let mut file = tokio::fs::File::from_std(File::create(target).map_err(failed)?);
         let scan = self.scan(patience).await?;
         let tree = self.enter(&scan, Access::Read, patience).await?;
+        let listed = self.list_entered(target, patience).await;
+        self.leave(tree, patience).await?;
+        listed
+    }
+
+    /// As [`Appliance::list_tree`], of the tree that is the root by now.
+    pub(super) async fn list_entered(
+        &self,
+        target: &Path,
+        patience: &Patience,
+    ) -> Result<(), ApplianceError> {
+        let failed = |source| ApplianceError::File { path: target.to_owned(), source };
+        let mut file = tokio::fs::File::from_std(File::create(target).map_err(failed)?);
         let walk = Operation::Tree(Tree { root: "/".into(), digests: true, one_filesystem: false });
         let listed = self.guest().get(walk, LISTING_LIMIT, &mut file, patience).await;
-        self.leave(tree, patience).await?;
         listed.map_err(ApplianceError::during("listing the image"))?;
         file.flush().await.map_err(failed)
     }

@@ -27,6 +27,7 @@ pub use chroot::Chroot;
 pub use error::{ApplianceError, DiskProblem};
 pub use facts::DiskFacts;
 pub use files::{ImageFile, read_listing};
+pub use inspect::{Contents, Package};
 pub use kernel::KernelError;
 pub use kit::{Kit, KitError};
 pub use seal::SealReport;

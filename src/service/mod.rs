@@ -2,11 +2,13 @@
 
 pub mod build;
 pub mod component;
+pub mod diff;
 pub mod doctor;
 pub mod image;
 pub mod log;
 pub mod run;
 pub mod shell;
+mod subject;
 
 use crate::base::Store;
 use crate::build::plan::{Host, Shelf};

@@ -1,17 +1,16 @@
 //! A shell in what is there: an image, a base image, or the disk that a failed build kept.
 
+use super::Service;
 use super::run::{new_folder, remove, run_name};
-use super::{Service, image};
+use super::subject::Subject;
 use crate::appliance::{Appliance, ApplianceError, BootFiles, DiskFacts, Kit};
 use crate::boot::{BootedGuest, CloudInit, Holds, Start, Watch};
-use crate::build::details::Details;
 use crate::build::lock::Lock;
 use crate::build::machines::{Hardware, Wanted};
-use crate::catalog::image::Image;
 use crate::disk;
 use crate::machine::accelerator::{Choice, resolve};
-use crate::machine::{Accelerator, Cache, Disk, Interface, Network, Qemu, default_cpu};
-use crate::model::{Architecture, DiskFormat, Failure, FailureKind};
+use crate::machine::{Accelerator, Cache, Disk, Network, Qemu, default_cpu};
+use crate::model::{DiskFormat, Failure};
 use crate::support::wait::Patience;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,19 +41,6 @@ pub struct Shell {
     _lock: Lock,
 }
 
-/// A disk to look at, which stays as it is.
-struct Subject {
-    title: String,
-    path_name: String,
-    architecture: Architecture,
-    disk: PathBuf,
-    /// MiB.
-    memory: u64,
-    interface: Interface,
-}
-
-const MEMORY: u64 = 1024;
-
 /// Boots a throw-away overlay the fastest way there is, and returns when the guest is up.
 pub async fn open(
     service: &Service,
@@ -63,7 +49,7 @@ pub async fn open(
     watch: Arc<dyn Watch>,
     patience: &Patience,
 ) -> Result<Shell, Failure> {
-    let subject = subject(service, name)?;
+    let subject = Subject::find(service, name)?;
     let home = service.catalog.home();
     let accelerator = resolve(options.choice, subject.architecture, home.root(), patience).await?;
     let qemu = Qemu::find(subject.architecture, patience).await.map_err(|e| e.failure())?;
@@ -132,53 +118,6 @@ async fn survey(
     let surveyed = appliance.survey(&folder.join("machine/kernel"), patience).await?;
     appliance.shutdown(patience).await?;
     Ok(surveyed)
-}
-
-/// An image of that name, else a base image.
-fn subject(service: &Service, name: &str) -> Result<Subject, Failure> {
-    if let Some(base) = service.bases.find(name)? {
-        return Ok(Subject {
-            title: base.name.clone(),
-            path_name: base.name,
-            architecture: base.architecture,
-            disk: base.disk,
-            memory: MEMORY,
-            interface: Interface::Virtio,
-        });
-    }
-    let image = image::newest(service, name)?;
-    let (disk, memory, interface) = if image.disk.is_some() {
-        let (_, disk, details) = image::disk(service, &image)?;
-        let Details { memory, interface, .. } = details;
-        (disk, memory, if interface == "nvme" { Interface::Nvme } else { Interface::Virtio })
-    } else {
-        (kept_disk(service, &image)?, MEMORY, Interface::Virtio)
-    };
-    Ok(Subject {
-        title: image.to_string(),
-        path_name: image.path_name(),
-        architecture: image.architecture,
-        disk,
-        memory,
-        interface,
-    })
-}
-
-/// The disk that a failed build left behind because it was told to.
-fn kept_disk(service: &Service, image: &Image) -> Result<PathBuf, Failure> {
-    let builds = service.catalog.read(|t| t.builds_of(image.id))?;
-    if !image.status.is_final() || builds.iter().any(|b| b.ended.is_none()) {
-        let message = format!("image {image} is {}: its build is going on", image.status);
-        return Err(Failure::new(FailureKind::Conflict, message)
-            .hint("A shell in a build that runs opens where a step fails: kiln build --on-error shell"));
-    }
-    let disks = builds.iter().rev().map(|b| service.catalog.home().build(&b.id).join("overlay.qcow2"));
-    disks.into_iter().find(|d| d.is_file()).ok_or_else(|| {
-        let message = format!("image {image} is {} and its build's disk was not kept", image.status);
-        Failure::new(FailureKind::Conflict, message).hint(
-            "kiln build --on-error keep keeps it; --on-error shell opens a shell while the guest still runs.",
-        )
-    })
 }
 
 impl Shell {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use kiln::appliance::facts::{InitrdKind, PartitionTable};
 use kiln::appliance::seal::Group;
-use kiln::appliance::{Appliance, ApplianceError, DiskProblem, Kit};
+use kiln::appliance::{Appliance, ApplianceError, DiskProblem, Kit, read_listing};
 use kiln::disk::filesystem::Kind;
 use kiln::guest::GuestFiles;
 use kiln::machine::{Cache, Disk};
@@ -65,6 +65,11 @@ async fn grows(kind: &str, expected: Kind) {
     let files = appliance.boot_files(&folder.join("boot"), &p).await.unwrap();
     assert_eq!(std::fs::read_to_string(files.kernel).unwrap(), "a kernel");
     assert_eq!(std::fs::read_to_string(files.initrd).unwrap(), "an initramfs");
+
+    // The ESP is where fstab has it, by way of a link.
+    appliance.list_tree(&folder.join("listing"), &p).await.unwrap();
+    let listing = read_listing(&folder.join("listing")).unwrap();
+    assert!(listing.iter().any(|e| e.path == "/boot/efi/EFI/BOOT/BOOTX64.EFI"), "{kind}");
 
     appliance.grow(&p).await.unwrap();
     let after = appliance.inspect(&p).await.unwrap();

@@ -5,6 +5,7 @@ mod boot;
 mod bootsector;
 mod build;
 mod contract;
+mod diff;
 mod disks;
 mod doctor;
 mod lane;

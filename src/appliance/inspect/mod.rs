@@ -1,7 +1,12 @@
 //! What is on the disk.
 
+mod contents;
 mod kernels;
+mod packages;
 mod system;
+
+pub use contents::Contents;
+pub use packages::Package;
 
 use super::facts::{DiskFacts, PartitionTable, Root, Volume};
 use super::tree::{Access, Tree};

@@ -9,8 +9,6 @@ use crate::guest::Guest;
 use crate::model::Architecture;
 
 const SMALL: u64 = 256 << 10;
-/// dpkg's list of a large desktop has 10 MiB.
-const STATUS_LIMIT: u64 = 64 << 20;
 
 pub(super) struct System {
     pub os: OsRelease,
@@ -25,7 +23,6 @@ pub(super) struct System {
 impl Look<'_> {
     pub(super) async fn system(&self) -> Result<System, ApplianceError> {
         let os = os_release(&self.text("/etc/os-release", SMALL).await?);
-        let status = self.text("/var/lib/dpkg/status", STATUS_LIMIT).await?;
         Ok(System {
             os,
             architecture: self.architecture().await?,
@@ -33,7 +30,7 @@ impl Look<'_> {
             cloud_init: self.cloud_init().await?,
             own_network: self.own_network().await?,
             guest_agent: self.exists("/usr/sbin/qemu-ga").await? || self.exists("/usr/bin/qemu-ga").await?,
-            packages: (!status.is_empty()).then(|| installed(&status)),
+            packages: self.packages().await?.map(|all| u32::try_from(all.len()).unwrap_or(u32::MAX)),
         })
     }
 
@@ -118,11 +115,6 @@ fn leading_number(text: &str) -> Option<u32> {
     text.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
-fn installed(status: &str) -> u32 {
-    let count = status.lines().filter(|l| l.starts_with("Status: ") && l.ends_with(" installed")).count();
-    u32::try_from(count).unwrap_or(u32::MAX)
-}
-
 /// Whether the last `datasource_list` has NoCloud in it. Without one cloud-init tries them all.
 fn lists_no_cloud(config: &str) -> bool {
     let mut verdict = true;
@@ -156,10 +148,6 @@ mod tests {
         assert_eq!(elf_machine(&header), Some(Architecture::X86_64));
         assert_eq!(elf_machine(b"#!/bin/bash"), None);
         assert_eq!(leading_number("252.39-1.fc38.so"), Some(252));
-        assert_eq!(
-            installed("Package: a\nStatus: install ok installed\n\nStatus: deinstall ok config-files\n"),
-            1
-        );
     }
 
     #[test]

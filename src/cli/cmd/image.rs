@@ -44,6 +44,19 @@ enum Verb {
         #[arg(long)]
         force: bool,
     },
+    /// Show what differs between two images or bases: packages, files, arguments of the kernel
+    ///
+    /// Ends with 0 when nothing differs, 1 when something does. Files that changed packages brought, what
+    /// package managers record, caches and logs are counted only; --all lists them.
+    Diff {
+        /// An image (name, name/1.0.x, name/1.0.0 or name/1.0.0/3) or a base
+        from: String,
+        /// What it is compared with
+        to: String,
+        /// List also files of changed packages, package managers' records, caches and logs
+        #[arg(long)]
+        all: bool,
+    },
     /// Remove images, their logs, and their disks unless another image stands on them
     Remove {
         /// name, name/1.0.x, name/1.0.0 or name/1.0.0/3
@@ -90,6 +103,10 @@ pub async fn run(
                     println!("{from} as {}: {} ({} MiB)", f.format, f.target.display(), f.allocated >> 20);
                 }),
             }
+        }
+        Verb::Diff { from, to, all } => {
+            let patience = Patience::unlimited(cancel);
+            return super::diff::run(&service, [&from, &to], all, settings, &patience).await;
         }
         Verb::Remove { images } => {
             // A name that means nothing is told before anything is gone.

@@ -5,6 +5,7 @@ mod build;
 mod completion;
 mod component;
 mod console;
+mod diff;
 mod doctor;
 mod image;
 mod log;

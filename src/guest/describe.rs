@@ -5,11 +5,12 @@ use kiln_protocol::message::{Operation, PowerAction};
 /// The longest description, in bytes.
 const LIMIT: usize = 200;
 
-/// `exec apt-get update`, `put /etc/hosts`: on one line and short, whatever is in it.
+/// `exec apt-get`, `put /etc/hosts`: on one line and short, whatever is in it. Arguments of a command
+/// may be secrets and are not told.
 pub fn operation(operation: &Operation) -> String {
     use Operation as O;
     let text = match operation {
-        O::Exec(exec) => format!("exec {}", exec.argv.join(" ")),
+        O::Exec(exec) => format!("exec {}", exec.argv.first().map_or("", String::as_str)),
         O::Put(put) => format!("put {}", put.path),
         O::Get { path, .. } => format!("get {path}"),
         O::WriteAt { path, offset } => format!("write {path} at {offset}"),

@@ -129,7 +129,7 @@ pub async fn run(
                 Ok(false) => return RunReport::reboot_due(state),
                 Err(failure) => {
                     let failure = match level.steps.get(asking(&state)) {
-                        Some(planned) => at(&level, planned, *failure),
+                        Some(planned) => at(&level, planned, &secrets, *failure),
                         None => *failure,
                     };
                     return RunReport::stopped(state, failure);
@@ -149,14 +149,16 @@ fn asking(state: &RunState) -> usize {
     }
 }
 
-/// The failure, with the step's place.
-fn at(level: &Level<'_>, planned: &PlannedStep, mut failure: Failure) -> Failure {
+/// The failure, with the step's place. It is written down: no secret is in it.
+fn at(level: &Level<'_>, planned: &PlannedStep, secrets: &Secrets, mut failure: Failure) -> Failure {
     let (component, _, step) = planned.of(level.components);
     failure.component = Some(component.label.clone());
     failure.phase = Some(planned.phase_name.clone());
     failure.step = Some(planned.step_name.clone());
     failure.action = Some(planned.action.to_owned());
     failure.position = Some(component.document.position(step.span));
+    failure.message = secrets.mask(&failure.message);
+    failure.causes.iter_mut().for_each(|cause| *cause = secrets.mask(cause));
     failure
 }
 
@@ -215,6 +217,7 @@ impl Runner<'_> {
                 return Walked::Stopped(Box::new(at(
                     level,
                     planned,
+                    self.secrets,
                     GuestError::Impatience(error).failure(),
                 )));
             }
@@ -293,7 +296,7 @@ impl Runner<'_> {
             }
             Err(error) => {
                 state.cursor.step = Some(cursor);
-                let failure = Box::new(at(level, planned, error.failure()));
+                let failure = Box::new(at(level, planned, self.secrets, error.failure()));
                 self.observer.event(&Event::StepStopped { place, why: &failure });
                 return Stepped::Stopped(failure);
             }

@@ -10,13 +10,12 @@ use crate::component::action::target_of;
 use crate::component::action::{Item, Resolved};
 use crate::component::bind::{Component, Strictness};
 use crate::component::document::{Document, Rules};
-use crate::component::fetch::Wanted;
+use crate::component::fetch::{DOCUMENT, Wanted};
 use crate::component::plan::{PlannedStep, plan};
 use crate::guest::GuestError;
 use crate::support::source::Source;
 use crate::support::wait::Patience;
 use crate::support::{clock, random};
-use std::io::Read;
 
 /// What came of it.
 pub enum Inside {
@@ -28,9 +27,6 @@ pub enum Inside {
     /// The state is in the step's cursor.
     Reboot(RebootWish),
 }
-
-/// Bytes of a document.
-const LIMIT: u64 = 1 << 20;
 
 impl Runner<'_> {
     pub(super) async fn document_inside(
@@ -76,8 +72,13 @@ impl Runner<'_> {
                 // For the step outside it is always the same step that goes on.
                 Ok(Inside::Reboot(RebootWish { again: true, ..wish }))
             }
-            Walked::Stopped(failure) => {
-                // The run ends, and this is why.
+            Walked::Stopped(mut failure) => {
+                // The run ends, and this is why. The place will be that of the step outside.
+                if let (Some(step), Some(phase)) = (&failure.step, &failure.phase) {
+                    failure
+                        .causes
+                        .push(format!("that was in document {address}: step `{step}` of phase `{phase}`"));
+                }
                 Err(StepError::Fatal(GuestError::Ended(failure)))
             }
             Walked::Ended => {
@@ -119,16 +120,10 @@ impl Runner<'_> {
         let mut context = Context::new(self.guest, patience, Vec::new(), self.options, log);
         let bytes = match address.starts_with("s3://") {
             true => {
-                let kept = context.download(Wanted::Object(target_of(address, owner)?)).await?;
-                let mut bytes = Vec::new();
-                let read = kept.file.take(LIMIT + 1).read_to_end(&mut bytes);
-                read.map_err(|e| StepError::Fatal(GuestError::Local(e)))?;
-                if bytes.len() as u64 > LIMIT {
-                    return Err(StepError::failed(format!("{address} has more than {LIMIT} bytes")));
-                }
-                bytes
+                let kept = context.download(Wanted::Document(target_of(address, owner)?)).await?;
+                kept.read().map_err(|e| StepError::failed(format!("{address}: {e}")))?
             }
-            false => context.read(address, LIMIT).await?,
+            false => context.read(address, DOCUMENT).await?,
         };
         String::from_utf8(bytes).map_err(|_| StepError::failed(format!("{address} is no UTF-8 text")))
     }

@@ -408,10 +408,9 @@ phases:
 #[tokio::test]
 async fn a_cancelled_run_stops_at_once() {
     let mut rig = Rig::new().await;
-    let component = rig.component(
-        &steps("- name: Sleep\n  action: ExecuteBash\n  onFailure: Ignore\n  inputs: {commands: [sleep 60]}"),
-        &[],
-    );
+    rig.options.secrets = vec!["hunter22".into()];
+    let step = "- name: Sleep\n  action: ExecuteBinary\n  onFailure: Ignore\n  inputs: {path: /bin/sh, arguments: ['-c', 'sleep 60; exit 1', hunter22]}";
+    let component = rig.component(&steps(step), &[]);
     let cancel = tokio_util::sync::CancellationToken::new();
     let patience = kiln::support::wait::Patience::unlimited(&cancel);
     let components = [component];
@@ -428,7 +427,9 @@ async fn a_cancelled_run_stops_at_once() {
     });
     let report = kiln::component::run(job, None, &rig.guest, &mut rig.watch, &patience).await;
     assert_eq!(report.ending, Ending::Stopped);
-    assert_eq!(report.failure.unwrap().kind, FailureKind::Cancelled);
+    let failure = report.failure.unwrap();
+    assert_eq!(failure.kind, FailureKind::Cancelled);
+    assert!(!format!("{failure:?}").contains("hunter22"), "{failure:?}");
     assert!(begun.elapsed().as_secs() < 20);
 }
 

@@ -14,10 +14,13 @@ use tokio::time::timeout;
 use crate::guest::session::{Interaction, Session};
 use crate::guest::{Guest, GuestError, Interactive, Sink};
 use crate::machine::{Exit, Machine};
-use crate::support::wait::Patience;
+use crate::support::wait::{Impatience, Patience};
 
 /// When a link breaks, the machine's end is mostly a moment away.
 const MOMENT: Duration = Duration::from_secs(3);
+
+/// From the agent's end, in an orderly shutdown, to that of its machine.
+const GOING_DOWN: Duration = Duration::from_secs(20);
 
 /// Lines of the console in which a kernel's last words are looked for.
 const LAST_WORDS: usize = 100;
@@ -41,8 +44,8 @@ impl Alive {
             biased;
             result = &mut work => result,
             () = self.machine.agent_gone() => {
-                // What it said last is on its way.
-                match timeout(MOMENT, &mut work).await {
+                // What it said last is on its way, or the whole guest goes down.
+                match timeout(GOING_DOWN, &mut work).await {
                     Ok(result) => result,
                     Err(_) => {
                         self.session.give_up("the agent in the guest has ended");
@@ -62,6 +65,7 @@ impl Alive {
             // Some kernels reset the machine when they panic, others stand still.
             Ok(Exit::GuestReset) | Err(_) if last_words.is_some() => Exit::Panicked,
             Ok(exit) => exit,
+            Err(cancelled @ Impatience::Cancelled { .. }) => return Err(cancelled.into()),
             Err(_) => {
                 let reason = format!("{reason}; the guest still runs");
                 return Err(GuestError::Lost { doing, reason });

@@ -21,6 +21,8 @@ use tokio::sync::{mpsc, oneshot};
 
 /// From asking the guest to go down to the end of its machine. systemd gives a service 90 s.
 const DOWN_LIMIT: Duration = Duration::from_secs(180);
+/// The same where nobody could be asked: it may be on its way all the same.
+const UNASKED_LIMIT: Duration = Duration::from_secs(30);
 /// When a link breaks, the machine's end is mostly a moment away.
 const MOMENT: Duration = Duration::from_secs(3);
 
@@ -97,17 +99,19 @@ impl BootedGuest {
 
 /// Asks the guest to go down and waits for the end of its machine.
 async fn down(now: &Alive, action: PowerAction, patience: &Patience) -> Result<Exit, BootError> {
-    let limit = patience.at_most(DOWN_LIMIT);
+    let mut limit = patience.at_most(DOWN_LIMIT);
     let asked = now.session.act(Operation::Power { action }, &limit).await;
-    if let Err(e) = asked
-        && !matches!(e, GuestError::Lost { .. })
-    {
+    match asked {
+        Ok(_) => {}
         // It may still heed its power button.
-        if action == PowerAction::PowerOff {
-            now.machine.power_button(&limit).await?;
-        } else {
-            return Err(BootError::NotOff(e.to_string()));
+        Err(_) if action == PowerAction::PowerOff => {
+            let pressed = now.machine.power_button(&limit).await;
+            if now.machine.exited().is_none() {
+                pressed?;
+            }
         }
+        Err(GuestError::Lost { .. }) => limit = patience.at_most(UNASKED_LIMIT),
+        Err(e) => return Err(BootError::NotOff(e.to_string())),
     }
     match now.machine.wait_exit(&limit).await {
         Ok(exit) => Ok(exit),

@@ -42,7 +42,7 @@ impl GuestError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             GuestError::Lost { .. } => Some(
-                "Look for what ended the agent (a step that kills processes it did not start) or made the guest hang; the console's last lines are from then.",
+                "Look for what ended the agent (a step that kills processes it did not start) or made the guest hang, or whether a step stopped or rebooted the guest itself (the Reboot action and exit code 194 are the ways for that); the console's last lines are from then.",
             ),
             GuestError::Protocol(_) => Some(
                 "Something in the guest other than kiln's agent writes to the port kiln.agent (/dev/virtio-ports): look for what opens it.",

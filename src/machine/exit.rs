@@ -78,7 +78,7 @@ impl Exit {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Exit::GuestReset | Exit::GuestShutdown => Some(
-                "If a step rebooted or stopped the guest itself: use the Reboot action, or exit with 194, so that the run goes on afterwards.",
+                "If a step of a booted component rebooted or stopped the guest itself: with the Reboot action, or exit code 194, the run goes on afterwards.",
             ),
             Exit::Panicked => Some(
                 "The console says what the kernel stumbled over. With too little memory, give the guest more (`kiln: {memory: ...}` in the recipe).",
@@ -93,7 +93,9 @@ impl Exit {
                 "Somebody killed QEMU, or this host's kernel did because memory ran out (`dmesg` tells): free some, or give the guest less memory, then build again.",
             ),
             Exit::Crashed { .. } => Some("`kiln doctor` tries whether machines run on this host."),
-            Exit::LimitReached(_) => Some("`kiln: {timeouts: {build: ...}}` in the recipe gives it longer."),
+            Exit::LimitReached(_) => Some(
+                "Something kept it busy for that long; in a build `kiln: {timeouts: {build: ...}}` gives it longer.",
+            ),
             Exit::HostQuit | Exit::Killed => None,
         }
     }

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 /// From the machine's start to a system that has settled.
 const BOOT_LIMIT: Duration = Duration::from_secs(1800);
-/// A machine that nobody ends is ended after this.
+/// A machine that nobody ends is ended after this; every boot is a machine of its own.
 const LIFE: Duration = Duration::from_secs(30 * 86_400);
 /// From asking the guest to go down to its end.
 const DOWN_LIMIT: Duration = Duration::from_secs(120);
@@ -112,9 +112,15 @@ pub async fn start(
         Ok(guest) => Ok(Running { image, folder, guest, watch, keep: options.keep, _lock: lock }),
         Err(failure) => {
             remove(&folder)?;
-            Err(failure)
+            Err(without_files(failure))
         }
     }
+}
+
+/// They are the run's, and go with its folder.
+fn without_files(mut failure: Failure) -> Failure {
+    failure.files.clear();
+    failure
 }
 
 fn firmware(image: &Image, can: &[Firmware], wanted: Option<Firmware>) -> Result<Firmware, Failure> {
@@ -192,17 +198,15 @@ impl Running {
         self.guest.ready().failed_units
     }
 
-    /// Waits until the guest ends by itself; a guest that reboots is booted again. None: cancelled.
+    /// Waits until the guest ends by itself; a guest that reboots is booted again. None: cancelled while
+    /// it was up.
     pub async fn ended(&self, patience: &Patience) -> Result<Option<Exit>, Failure> {
         while let Ok(exit) = self.guest.ended(patience).await {
             if exit != Exit::GuestReset {
                 return Ok(Some(exit));
             }
             self.watch.note("the guest reboots");
-            match self.guest.boot_again(patience).await {
-                Err(_) if patience.cancel.is_cancelled() => return Ok(None),
-                booted => booted.map_err(|e| e.failure())?,
-            }
+            self.guest.boot_again(patience).await.map_err(|e| without_files(e.failure()))?;
             self.watch.note("the guest is up again");
         }
         Ok(None)

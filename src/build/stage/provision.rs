@@ -14,7 +14,6 @@ use crate::model::{Failure, FailureKind, Stage};
 use crate::support::wait::Patience;
 use std::ops::Range;
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
 
 /// systemctl takes it for what it is then: not the time to start anything.
 const OFFLINE: (&str, &str) = ("SYSTEMD_OFFLINE", "1");
@@ -109,15 +108,15 @@ impl Workshop {
         let Some(mut failure) = report.failure else { return Ok(()) };
         failure.files.extend(observer.last_log().map(|p| p.to_owned()));
         if matches!(failure.kind, FailureKind::Build | FailureKind::Test) {
-            look_for_room(guest, &mut failure).await;
+            look_for_room(guest, &mut failure, patience).await;
         }
         Err(self.with_console(failure))
     }
 }
 
 /// Programs that meet a full disk say many things; whose disk it is, hardly one.
-async fn look_for_room(guest: &dyn Guest, failure: &mut Failure) {
-    let patience = Patience::new(ROOM_LIMIT, &CancellationToken::new());
+async fn look_for_room(guest: &dyn Guest, failure: &mut Failure, patience: &Patience) {
+    let patience = Patience::new(ROOM_LIMIT, &patience.cancel);
     let space = guest.space("/", &patience).await;
     let cause = match space {
         Ok((total, free)) if free < NO_ROOM => {

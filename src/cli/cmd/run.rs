@@ -117,11 +117,13 @@ pub async fn run(
     let running = run::start(&service, &arguments.image, options, watch, &patience).await?;
     print_up(&running, &arguments.publish, settings);
     let exit = running.ended(&patience).await;
-    let kept = running.stop().await?;
-    if let Some(kept) = kept {
+    let stopped = running.stop().await;
+    if let Ok(Some(kept)) = &stopped {
         eprintln!("what the guest has written is kept in {}", kept.display());
     }
-    match exit? {
+    let exit = exit?;
+    stopped?;
+    match exit {
         None | Some(Exit::GuestShutdown) => Ok(0),
         Some(other) => {
             Err(Failure::new(FailureKind::Build, format!("the guest did not end in order: {other}")))

@@ -59,9 +59,10 @@ pub async fn run(
     }
     let exited = terminal::attach(&shell.guest, terminal::command(&arguments.command), &patience).await;
     let closed = shell.close().await;
-    let exited = exited.map_err(|e| e.failure())?;
-    if let Some(kept) = closed? {
+    if let Ok(Some(kept)) = &closed {
         eprintln!("what was written is kept in {}", kept.display());
     }
+    let exited = exited.map_err(|e| e.failure())?;
+    closed?;
     Ok(terminal::exit_code(&exited))
 }

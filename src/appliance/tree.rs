@@ -4,7 +4,7 @@ use kiln_protocol::message::{EntryKind, Failed, Operation};
 
 use super::facts::Volume;
 use super::volumes::Scan;
-use super::within::resolve;
+use super::within::{Budget, resolve};
 use super::{Appliance, ApplianceError, DiskProblem, fstab};
 use crate::disk::filesystem::Kind;
 use crate::disk::gpt::kind;
@@ -13,6 +13,8 @@ use crate::support::wait::Patience;
 
 pub(super) const PLACE: &str = "/image";
 const FSTAB_LIMIT: u64 = 64 << 10;
+/// Paths that are looked at for the mount points of one disk.
+const PATHS: usize = 2000;
 
 /// Where a btrfs may keep its root, besides its default subvolume.
 const SUBVOLUMES: [&str; 3] = ["@", "@rootfs", "root"];
@@ -61,16 +63,23 @@ impl Appliance {
         };
         let options = subvolume_option(tree.subvolume.as_deref());
         self.mount(&mut tree, volume, PLACE.into(), &options, access, patience).await?;
+        let mut budget = Budget(PATHS);
         let looking = || ApplianceError::during("looking for mount points");
-        let fstab = match resolve(self.guest(), PLACE, "/etc/fstab", patience).await.map_err(looking())? {
-            Some((path, EntryKind::File)) => {
-                self.guest().read_text(&path, FSTAB_LIMIT, patience).await.unwrap_or_default()
-            }
-            _ => String::new(),
-        };
+        let fstab =
+            match resolve(self.guest(), PLACE, "/etc/fstab", &mut budget, patience).await.map_err(looking())?
+            {
+                Some((path, EntryKind::File)) => {
+                    self.guest().read_text(&path, FSTAB_LIMIT, patience).await.unwrap_or_default()
+                }
+                _ => String::new(),
+            };
         for line in fstab::lines(&fstab, &scan.volumes) {
-            let found = resolve(self.guest(), PLACE, &line.target, patience).await.map_err(looking())?;
-            if let Some((target, EntryKind::Folder)) = found {
+            let found =
+                resolve(self.guest(), PLACE, &line.target, &mut budget, patience).await.map_err(looking())?;
+            // Nothing hides the root, nor what is mounted already.
+            if let Some((target, EntryKind::Folder)) = found
+                && !tree.targets.contains(&target)
+            {
                 self.mount(&mut tree, line.volume, target, &line.options, access, patience).await?;
             }
         }

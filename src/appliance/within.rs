@@ -8,12 +8,17 @@ use crate::support::wait::Patience;
 /// Links on the way to one file; Linux follows no more.
 const LINKS: usize = 40;
 
+/// How many more paths of one disk are looked at.
+#[derive(Debug)]
+pub(super) struct Budget(pub usize);
+
 /// Where `path` of the image mounted at `place` really is, seen from outside of it: links are
-/// followed as if `place` were the root. None if it is not there.
+/// followed as if `place` were the root. None if it is not there, or too far to go.
 pub(super) async fn resolve<G: Guest + ?Sized>(
     guest: &G,
     place: &str,
     path: &str,
+    budget: &mut Budget,
     patience: &Patience,
 ) -> Result<Option<(String, EntryKind)>, GuestError> {
     let mut ahead = Vec::new();
@@ -30,8 +35,13 @@ pub(super) async fn resolve<G: Guest + ?Sized>(
             return Ok(None);
         }
         behind.push(part);
-        let Some(entry) = guest.stat(&join(place, &behind), false, patience).await? else {
-            return Ok(None);
+        let Some(left) = budget.0.checked_sub(1) else { return Ok(None) };
+        budget.0 = left;
+        let entry = match guest.stat(&join(place, &behind), false, patience).await {
+            Ok(Some(entry)) => entry,
+            // A name that is too long is not there either.
+            Ok(None) | Err(GuestError::Refused(_)) => return Ok(None),
+            Err(e) => return Err(e),
         };
         kind = entry.kind;
         if kind == EntryKind::Symlink {

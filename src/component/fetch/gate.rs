@@ -49,6 +49,8 @@ impl Connector for Gate {
             match self.through(*address, details) {
                 Ok(through) => return Ok(Some(Either::A(through))),
                 Err(Unconnected::NotOwn) if self.allows(address.ip()) => {}
+                // Its other address was one of the guest's own, and nobody listened there.
+                Err(Unconnected::NotOwn) if failure.is_some() => {}
                 Err(Unconnected::NotOwn) => {
                     let host = details.uri.host().unwrap_or("");
                     let text = format!(

@@ -162,6 +162,9 @@ impl Client<'_> {
             if read == 0 {
                 return Ok(Received::Complete);
             }
+            if part.bytes + read as u64 > part.limit {
+                return Err(FetchError::TooLarge { limit: part.limit });
+            }
             part.file.write_all(&buffer[..read])?;
             if part.bytes >> SPACE_CHECK != (part.bytes + read as u64) >> SPACE_CHECK {
                 check_space(&part.file)?;

@@ -21,7 +21,6 @@ use gate::Gate;
 use http::{Call, Client, GoOn};
 use inside::Inside;
 use s3::{S3, Target};
-use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use store::Part;
@@ -40,9 +39,17 @@ pub struct Fetching {
 /// What is asked for.
 #[derive(Clone, Debug)]
 pub enum Wanted {
-    Web { source: String, ignore_certificate_errors: bool },
+    Web {
+        source: String,
+        ignore_certificate_errors: bool,
+    },
     Object(Target),
+    /// An object that is a document or a settings file.
+    Document(Target),
 }
+
+/// Bytes of a document.
+pub const DOCUMENT: u64 = 1 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
@@ -56,6 +63,8 @@ pub enum FetchError {
     Connection(String),
     #[error("the server's answer makes no sense: {0}")]
     Nonsense(String),
+    #[error("it has more than {limit} bytes")]
+    TooLarge { limit: u64 },
     #[error("cannot keep the data on the host: {0}")]
     Disk(#[from] std::io::Error),
     #[error(transparent)]
@@ -64,6 +73,9 @@ pub enum FetchError {
 
 /// Takes lines for the step's log.
 pub type Say<'a> = dyn FnMut(&str) + Send + 'a;
+
+/// From asking for a document of the host's own to having it.
+const DOCUMENT_LIMIT: Duration = Duration::from_secs(300);
 
 /// Tries of one request.
 const ATTEMPTS: u32 = 5;
@@ -156,20 +168,14 @@ pub async fn download(
     complete(fetching, wanted, guest, patience, say).await
 }
 
-/// An object that the host itself reads, of at most `limit` bytes.
-pub async fn object(
+/// A document that the host itself reads.
+pub async fn document(
     fetching: &Fetching,
     target: Target,
-    limit: u64,
     patience: &Patience,
 ) -> Result<Vec<u8>, FetchError> {
-    let kept = complete(fetching, Wanted::Object(target), None, patience, &mut |_| ()).await?;
-    if kept.bytes > limit {
-        return Err(FetchError::Address(format!("it has {} bytes, {limit} are the limit", kept.bytes)));
-    }
-    let mut bytes = Vec::new();
-    kept.file.take(limit).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    let patience = patience.at_most(DOCUMENT_LIMIT);
+    Ok(complete(fetching, Wanted::Document(target), None, &patience, &mut |_| ()).await?.read()?)
 }
 
 async fn complete(
@@ -184,7 +190,9 @@ async fn complete(
     let work = move |limits: &Limits| {
         let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
         if part.is_none() {
-            *part = Some(fetching.store.part(&name)?);
+            let mut begun = fetching.store.part(&name)?;
+            begun.limit = wanted.limit();
+            *part = Some(begun);
         }
         let known = fetching.store.find(&name);
         let tag = known.as_ref().and_then(|k| k.tag.as_deref());
@@ -223,19 +231,27 @@ impl std::fmt::Display for Wanted {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Wanted::Web { source, .. } => f.write_str(source),
-            Wanted::Object(target) => target.object.fmt(f),
+            Wanted::Object(target) | Wanted::Document(target) => target.object.fmt(f),
         }
     }
 }
 
 impl Wanted {
+    /// Bytes beyond which nothing more is taken.
+    fn limit(&self) -> u64 {
+        match self {
+            Wanted::Document(_) => DOCUMENT,
+            Wanted::Web { .. } | Wanted::Object(_) => u64::MAX,
+        }
+    }
+
     /// What the store knows it by.
     fn name(&self, fetching: &Fetching) -> Result<String, FetchError> {
         Ok(match self {
             // What came without a look at the certificate must not pass for what came with one.
             Wanted::Web { source, ignore_certificate_errors: true } => format!("unchecked {source}"),
             Wanted::Web { source, .. } => source.clone(),
-            Wanted::Object(target) => {
+            Wanted::Object(target) | Wanted::Document(target) => {
                 let endpoint = fetching.s3()?.endpoint.as_deref().unwrap_or("aws");
                 format!("{endpoint} {}", target.object)
             }
@@ -250,7 +266,9 @@ impl Wanted {
         limits: &Limits,
     ) -> Result<Received, FetchError> {
         match self {
-            Wanted::Object(target) => s3::receive(fetching.s3()?, target, tag, part, limits),
+            Wanted::Object(target) | Wanted::Document(target) => {
+                s3::receive(fetching.s3()?, target, tag, part, limits)
+            }
             Wanted::Web { source, ignore_certificate_errors } => {
                 if !["http://", "https://"].iter().any(|s| source.starts_with(s)) {
                     return Err(FetchError::Address(format!("`{source}` is no http or https address")));

@@ -37,6 +37,15 @@ pub struct Kept {
     pub stored: bool,
 }
 
+impl Kept {
+    /// All of it, of a file that is known to be small.
+    pub fn read(mut self) -> std::io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.file.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+}
+
 /// A file on its way in.
 #[derive(Debug)]
 pub struct Part {
@@ -45,6 +54,8 @@ pub struct Part {
     place: Option<Place>,
     /// Bytes that can be kept.
     pub bytes: u64,
+    /// More bytes than these are not taken.
+    pub limit: u64,
     /// The server's strong tag of the file they belong to; without it nothing can be taken up.
     pub tag: Option<String>,
     /// Headers in which the server told checksums of the whole file.
@@ -125,7 +136,14 @@ impl Store {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
                     let file = self.unnamed()?;
-                    return Ok(Part { file, place: None, bytes: 0, tag: None, told: Vec::new() });
+                    return Ok(Part {
+                        file,
+                        place: None,
+                        bytes: 0,
+                        limit: u64::MAX,
+                        tag: None,
+                        told: Vec::new(),
+                    });
                 }
                 Err(TryLockError::Error(e)) => return Err(e),
             }
@@ -136,7 +154,7 @@ impl Store {
                 let bytes = if tag.is_some() { file.metadata()?.len() } else { 0 };
                 let (tag, told) = tag.map_or((None, Vec::new()), |t| (Some(t.tag), t.told));
                 let place = Place { path, lasts: tag.is_some() };
-                return Ok(Part { file, place: Some(place), bytes, tag, told });
+                return Ok(Part { file, place: Some(place), bytes, limit: u64::MAX, tag, told });
             }
         }
     }

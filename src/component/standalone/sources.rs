@@ -20,9 +20,6 @@ pub struct Sources<'a> {
     pub patience: &'a Patience,
 }
 
-/// Bytes of a document or a settings file.
-const LIMIT: u64 = 1 << 20;
-
 impl Sources<'_> {
     /// Reads and checks a document: a path, an `s3://` address or a component's ARN.
     ///
@@ -53,7 +50,7 @@ impl Sources<'_> {
     async fn object(&self, address: &str) -> Result<String, String> {
         let target = target_of(address, self.owner).map_err(|e| e.to_string())?;
         let fetching = self.fetching.ok_or("nothing can be fetched here")?;
-        let bytes = fetch::object(fetching, target, LIMIT, self.patience).await.map_err(|e| e.to_string())?;
+        let bytes = fetch::document(fetching, target, self.patience).await.map_err(|e| e.to_string())?;
         String::from_utf8(bytes).map_err(|_| "it is no UTF-8 text".into())
     }
 }

@@ -43,9 +43,10 @@ pub async fn run(
     let mut failed = 0;
     let mut findings = Vec::new();
     let files: Vec<PathBuf> = arguments.files.into_iter().chain(arguments.documents).collect();
-    let fetching = settings.fetching(Runner::Machine)?;
+    let elsewhere = files.iter().any(|f| f.to_string_lossy().starts_with("s3://"));
+    let fetching = elsewhere.then(|| settings.fetching(Runner::Machine)).transpose()?;
     let sources = Sources {
-        fetching: Some(&fetching),
+        fetching: fetching.as_ref(),
         owner: arguments.document_s3_bucket_owner.as_deref(),
         provider: &Values::default(),
         patience: &Patience::unlimited(cancel),

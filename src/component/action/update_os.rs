@@ -36,7 +36,7 @@ pub async fn run(step: &mut Context<'_>, item: &Item) -> Result<Done, StepError>
     Err(StepError::failed("the guest has neither dnf, yum nor apt-get"))
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 enum Manager {
     Dnf,
     Yum,
@@ -64,6 +64,19 @@ async fn succeed(step: &mut Context<'_>, argv: &[&str]) -> Result<Outputs, StepE
     super::execute_binary::ended(exited, outputs.clone()).map(|_| outputs)
 }
 
+/// A package as it may be spelled for dnf, `name-version-release`: the whole, and what may be its name.
+fn without_version(name: &str) -> Vec<String> {
+    let mut all = vec![name.to_owned()];
+    let mut rest = name;
+    while let Some((shorter, version)) = rest.rsplit_once('-') {
+        rest = shorter;
+        if version.starts_with(|c: char| c.is_ascii_digit()) {
+            all.push(shorter.to_owned());
+        }
+    }
+    all
+}
+
 /// Of the packages to update those that are installed. The lists of a step only filter, so one that is
 /// not there is no failure, as it is one to apt-get and, alone, to dnf.
 async fn wanted(
@@ -77,31 +90,42 @@ async fn wanted(
         step.say("every package to update is excluded");
         return Ok(Vec::new());
     }
+    let queried = names.iter().flat_map(|name| match manager {
+        Manager::Apt => vec![(*name).clone()],
+        Manager::Dnf | Manager::Yum => without_version(name),
+    });
     let query: &[&str] = match manager {
-        Manager::Apt => &["dpkg-query", "-W", "-f", "${db:Status-Abbrev} ${Package}\n"],
-        Manager::Dnf | Manager::Yum => &["rpm", "-qa", "--qf", "ii %{NAME}\n"],
+        Manager::Apt => &["dpkg-query", "-W", "-f", "${db:Status-Abbrev} ${binary:Package} ${Package}\n"],
+        Manager::Dnf | Manager::Yum => &["rpm", "-qa", "--qf", "ii %{NAME} %{NAME}.%{ARCH}\n"],
     };
-    let argv = query.iter().map(|q| (*q).to_owned()).chain(names.iter().map(|n| (*n).clone())).collect();
+    let argv = query.iter().map(|q| (*q).to_owned()).chain(queried).collect();
     let (exited, outputs) = step.exec(argv).await?;
     // dpkg-query ends with 1 when it does not know all of them.
-    if exited.code != Some(1) {
+    if manager != Manager::Apt || exited.code != Some(1) {
         super::execute_binary::ended(exited, outputs.clone())?;
     }
     let text = outputs.iter().map(|(_, o)| o.text.as_str()).collect::<String>();
-    let mut found: Vec<String> = text
+    let installed: Vec<(&str, &str)> = text
         .lines()
         .filter_map(|line| line.split_once(' '))
         .filter(|(status, _)| status.ends_with('i'))
-        .map(|(_, name)| name.trim().to_owned())
-        .filter(|name| !exclude.contains(name))
+        .filter_map(|(_, names)| names.trim().split_once(' '))
         .collect();
+    let is_there = |name: &String| {
+        let spellings = without_version(name);
+        installed.iter().any(|(a, b)| spellings.iter().any(|s| s == a || s == b))
+    };
+    let (exact, globs): (Vec<&String>, Vec<&String>) = names.into_iter().partition(|n| !n.contains('*'));
+    let (there, missing): (Vec<&String>, Vec<&String>) = exact.into_iter().partition(|n| is_there(n));
+    // As the step spells them: a version or an architecture is part of what it wants.
+    let mut found: Vec<String> = there.into_iter().cloned().collect();
+    if !globs.is_empty() {
+        let others = installed.iter().map(|(name, _)| (*name).to_owned());
+        found.extend(others.filter(|name| !exclude.contains(name)));
+    }
     found.sort();
     found.dedup();
-    let missing: Vec<&str> = names
-        .iter()
-        .map(|n| n.as_str())
-        .filter(|n| !n.contains('*') && !found.iter().any(|f| f == n))
-        .collect();
+    let missing: Vec<&str> = missing.into_iter().map(String::as_str).collect();
     if !missing.is_empty() {
         step.say(&format!("not installed, so there is nothing to update: {}", missing.join(", ")));
     }

@@ -126,7 +126,7 @@ fn drain(request: &Request, mut file: &File, path: &Path) -> Outcome<Reply> {
 pub fn get(request: &Request, path: &str, offset: u64, length: Option<u64>) -> Outcome<Reply> {
     let path = absolute(path)?;
     let mut file = open(path)?;
-    // Files of /proc and pipes cannot be read at an offset.
+    // Files of /proc cannot be read at an offset.
     let from_start = offset == 0;
     let mut buffer = vec![0; HEADER];
     let mut bytes = 0;

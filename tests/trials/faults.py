@@ -154,7 +154,10 @@ def wrong_with(case, code, screen, seconds):
     wrong = []
     if code != case.code:
         wrong.append(f"exit code {code}, not {case.code}")
-    failure = screen[screen.rfind("\nerror: ") + 1:]
+    _, found, failure = screen.rpartition("\nerror: ")
+    if not found:
+        wrong.append("there is no error")
+    failure = found + failure
     wrong += [f"does not say /{text}/" for text in [*case.says, r"  next: "] if not re.search(text, failure)]
     place = {"stage": case.stage}
     if case.step:

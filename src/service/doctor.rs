@@ -278,8 +278,18 @@ mod tests {
         let patience = Patience::new(Duration::from_secs(120), &CancellationToken::new());
         let report = examine(Choice::Tcg, home.path(), &patience).await.unwrap();
         let names: Vec<&str> = report.checks.iter().map(|c| c.name).collect();
-        let all =
-            ["qemu", "kvm", "emulation", "qemu-img", "uefi", "base-tools", "namespaces", "space", "memory"];
+        let all = [
+            "qemu",
+            "kvm",
+            "emulation",
+            "qemu-img",
+            "uefi",
+            "xz",
+            "base-tools",
+            "namespaces",
+            "space",
+            "memory",
+        ];
         assert_eq!(names, all);
         for check in &report.checks {
             let bad = check.state != State::Good;

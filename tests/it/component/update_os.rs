@@ -31,7 +31,7 @@ async fn with(managers: &[&str]) -> Rig {
     }
     // What is installed here: nginx and curl, but not what is called odd.
     let known =
-        "for name; do case $name in nginx|curl) echo \"ii $name\";; odd) echo \"un odd\";; esac; done";
+        "for name; do case $name in nginx|curl) echo \"ii $name $name\";; odd) echo \"un odd odd\";; esac; done";
     for name in ["rpm", "dpkg-query"] {
         script(&bin, name, known);
     }

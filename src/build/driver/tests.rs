@@ -272,7 +272,12 @@ async fn a_build_whose_kiln_died_is_reconciled_once_its_lock_is_free() {
     assert!(recover::reconcile(catalog).unwrap().is_empty(), "its kiln lives");
     assert!(bench.file.exists() && !stray.exists());
     drop(lock);
-    let done = recover::reconcile(catalog).unwrap();
+    // A child that another test has just forked holds the lock, too, until it is another program.
+    let mut tries = (0..100).map(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        recover::reconcile(catalog).unwrap()
+    });
+    let done = tries.find(|done| !done.is_empty()).unwrap();
     assert_eq!(done.len(), 1);
     assert_eq!((done[0].image.as_str(), done[0].problems.len()), ("nginx/1.0.0/1", 0));
     assert!(!bench.file.exists());

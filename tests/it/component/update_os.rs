@@ -30,8 +30,7 @@ async fn with(managers: &[&str]) -> Rig {
         script(&bin, name, &text);
     }
     // What is installed here: nginx and curl, but not what is called odd.
-    let known =
-        "for name; do case $name in nginx|curl) echo \"ii $name $name\";; odd) echo \"un odd odd\";; esac; done";
+    let known = "for name; do case $name in nginx|curl) echo \"ii $name $name\";; odd) echo \"un odd odd\";; esac; done";
     for name in ["rpm", "dpkg-query"] {
         script(&bin, name, known);
     }

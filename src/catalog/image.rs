@@ -204,21 +204,19 @@ impl Transaction<'_> {
         self.rows("list images", &sql, [], image)?.into_iter().map(decode).collect()
     }
 
-    /// The newest AVAILABLE image of this name and version that came from the same inputs.
-    pub fn image_by_inputs(
+    /// The images of this name and version that came from the same inputs, newest first.
+    pub fn images_by_inputs(
         &self,
         name: &ResourceName,
         version: Version,
         inputs: &str,
-    ) -> Result<Option<Image>> {
-        let images = self.list_images()?;
-        Ok(images.into_iter().rfind(|i| {
-            crate::model::slug(&i.name) == name.slug()
-                && i.version.version == version
-                && i.inputs == inputs
-                && i.status == ImageStatus::Available
-                && i.disk.is_some()
-        }))
+    ) -> Result<Vec<Image>> {
+        let mut images = self.list_images()?;
+        images.retain(|i| {
+            crate::model::slug(&i.name) == name.slug() && i.version.version == version && i.inputs == inputs
+        });
+        images.reverse();
+        Ok(images)
     }
 
     /// Moves an image on; refuses a move that the status machine does not know.

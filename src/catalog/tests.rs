@@ -103,8 +103,8 @@ fn an_image_is_available_only_with_a_disk_and_by_legal_moves() {
     assert!(found("nginx/1.0.0/2").is_err());
     assert!(found("nginx/2.x.x").is_err());
     let name = "nginx".parse().unwrap();
-    let same = catalog.read(|t| t.image_by_inputs(&name, image.version.version, "k")).unwrap();
-    assert_eq!(same.unwrap().id, image.id);
+    let same = catalog.read(|t| t.images_by_inputs(&name, image.version.version, "k")).unwrap();
+    assert_eq!(same[0].id, image.id);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::build::state::Verdict;
 use crate::build::workshop::{Visitor, Workshop};
 use crate::catalog::image::Image;
 use crate::component::World;
-use crate::model::{Failure, FailureKind};
+use crate::model::{Failure, FailureKind, ImageStatus};
 use crate::support::files;
 use crate::support::wait::Patience;
 use std::path::{Path, PathBuf};
@@ -51,8 +51,18 @@ fn refuse(file: &Path, findings: Vec<crate::support::diagnostic::Diagnostic>) ->
 
 /// The AVAILABLE image of the same name and version that came from the same inputs.
 pub fn existing(service: &Service, plan: &Plan) -> Result<Option<Image>, Failure> {
+    let available = |i: &Image| i.status == ImageStatus::Available && i.disk.is_some();
+    Ok(same(service, plan)?.into_iter().find(available))
+}
+
+/// An image of the same name and version that another kiln is making from the same inputs right now.
+pub fn under_way(service: &Service, plan: &Plan) -> Result<Option<Image>, Failure> {
+    Ok(same(service, plan)?.into_iter().find(|i| !i.status.is_final()))
+}
+
+fn same(service: &Service, plan: &Plan) -> Result<Vec<Image>, Failure> {
     let recipe = &plan.recipe;
-    Ok(service.catalog.read(|t| t.image_by_inputs(&recipe.name, recipe.version, &plan.inputs))?)
+    Ok(service.catalog.read(|t| t.images_by_inputs(&recipe.name, recipe.version, &plan.inputs))?)
 }
 
 /// Registers the image and makes the build's folder. Subscribe to its events before [`run`].

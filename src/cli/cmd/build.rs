@@ -4,7 +4,7 @@ use super::planning::{self, Recipe};
 use crate::build::plan::Plan;
 use crate::build::workshop::Visitor;
 use crate::catalog::image::Image;
-use crate::cli::render::{self, Curtain, Format};
+use crate::cli::render::{self, Curtain, Format, Progress};
 use crate::cli::{Settings, terminal};
 use crate::guest::Interactive;
 use crate::model::{Failure, FailureKind};
@@ -85,6 +85,13 @@ pub async fn run(
             "--on-error shell needs a terminal to open the shell at",
         )
         .hint("--on-error keep keeps the disk: kiln shell IMAGE looks into it later."));
+    }
+    if let Some(twin) = build::under_way(&service, &plan)?
+        && !matches!(settings.progress, Progress::Json | Progress::None)
+    {
+        eprintln!(
+            "note: {twin} is being made from the same inputs right now (kiln log {twin}); this is one more"
+        );
     }
     let begun = build::start(&service, &plan)?;
     let rendering = render::follow(begun.events.subscribe(), settings.progress);

@@ -13,7 +13,7 @@ import time
 from lab import HERE, JOB, Guest, Lab, fresh, overlay
 from prepare import prepare
 
-COMPETITORS = ["raw-ssh", "micro", "kiln", "packer"]
+COMPETITORS = ["raw-ssh", "micro", "kiln", "kiln-appliance", "packer"]
 FLOOR = "raw-ssh"
 
 
@@ -125,7 +125,7 @@ def main():
         for name in names:
             result = round_of(name, number, lab, options)
             results.append(result)
-            print(f"round {number} {name:8} {result['cpu']:7.1f} CPU s {result['wall']:7.1f} s", file=sys.stderr, flush=True)
+            print(f"round {number} {name:14} {result['cpu']:7.1f} CPU s {result['wall']:7.1f} s", file=sys.stderr, flush=True)
             if number == 1 and not options.no_test:
                 passed[name] = test(name, lab)
     text = table(results, names, passed)

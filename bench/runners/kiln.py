@@ -8,13 +8,14 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from lab import JOB, Lab, run
 
 
-def main(lab, out):
+def main(lab, out, lane="booted"):
     folder = os.path.join(out, "recipe")
     os.makedirs(folder)
     shutil.copy(os.path.join(JOB, "job.yml"), folder)
     with open(os.path.join(JOB, "recipe.yaml")) as file:
         text = file.read()
     text = text.replace("@INPUTS@", lab.path("inputs")).replace("@OUT@", os.path.join(out, "out.qcow2"))
+    text += f"  run: {lane}\n"
     recipe = os.path.join(folder, "recipe.yaml")
     with open(recipe, "w") as file:
         file.write(text)

@@ -57,7 +57,7 @@ def round_of(name, number, lab, options):
 
 
 def test(name, lab):
-    """A fresh machine from what the competitor made must pass the job's test."""
+    """A fresh machine from what the competitor made last must pass the job's test."""
     folder = fresh(lab.path("test", name))
     disk = os.path.join(folder, "disk.qcow2")
     overlay(lab.path("out", name, "out.qcow2"), disk)
@@ -66,9 +66,17 @@ def test(name, lab):
         with open(os.path.join(JOB, "40-test.sh")) as script:
             done = guest.ssh("bash -s", stdin=script, stdout=subprocess.PIPE, text=True)
         guest.power_off()
+    except (Exception, SystemExit) as problem:
+        print(f"{name}: its machine could not be tested: {problem}", file=sys.stderr)
+        return False
     finally:
         guest.kill()
     return "TEST-PASS" in done.stdout
+
+
+def save(lab, results, passed):
+    with open(lab.path("results.json"), "w") as file:
+        json.dump({"results": results, "passed": passed}, file, indent=1)
 
 
 def table(results, names, passed):
@@ -126,11 +134,11 @@ def main():
             result = round_of(name, number, lab, options)
             results.append(result)
             print(f"round {number} {name:14} {result['cpu']:7.1f} CPU s {result['wall']:7.1f} s", file=sys.stderr, flush=True)
-            if number == 1 and not options.no_test:
-                passed[name] = test(name, lab)
+        save(lab, results, passed)
+    for name in [] if options.no_test else names:
+        passed[name] = test(name, lab)
+    save(lab, results, passed)
     text = table(results, names, passed)
-    with open(lab.path("results.json"), "w") as file:
-        json.dump({"results": results, "passed": passed}, file, indent=1)
     with open(lab.path("results.md"), "w") as file:
         file.write(text + "\n")
     print(text)

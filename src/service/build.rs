@@ -198,7 +198,8 @@ impl Built {
                     "The disk is kept: kiln shell {0} opens it, kiln image remove {0} frees it.",
                     self.image
                 ));
-            } else if failure.step.is_some() {
+            } else if failure.step.is_some() && failure.console.is_empty() {
+                // A guest whose console counts was lost: nobody can go into that one.
                 failure =
                     failure.hint("With --on-error shell you get a shell in the guest where a step fails.");
             }

@@ -17,8 +17,9 @@ use crate::serve::{self, End, Identity};
 /// The configuration block is at most this long; what follows it is not ours to read.
 const CONFIG_BLOCK: u64 = 4096;
 
-/// How long the port may take to appear: its driver is a module in most guests.
-const PORT_PATIENCE: Duration = Duration::from_secs(60);
+/// How long the port may take to appear: its driver is a module in most guests, and an emulated one on a
+/// busy host takes minutes to load it. The host has a limit of its own for the boot.
+const PORT_PATIENCE: Duration = Duration::from_secs(600);
 
 const USAGE: &str = "usage: kiln-agent --config FILE, or KILN_NONCE=... kiln-agent --fd N";
 

@@ -71,7 +71,12 @@ const SIGNS: &[(Class, &[&str])] = &[
     ),
     (
         Class::AgentNotStarted,
-        &["no disk has the serial kiln-agent", "the agent on /dev/", "kiln-agent.service: Failed"],
+        &[
+            "no disk has the serial kiln-agent",
+            "the agent on /dev/",
+            "no virtio-serial port is named kiln.agent",
+            "kiln-agent.service: Failed",
+        ],
     ),
 ];
 

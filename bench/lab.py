@@ -58,20 +58,26 @@ def free_port():
 
 
 class Guest:
-    """A plain QEMU guest that is reached by SSH."""
+    """A plain QEMU guest that is reached by SSH; `key_from_outside` where the disk knows no key (any more)."""
 
-    def __init__(self, lab, disk, folder):
+    def __init__(self, lab, disk, folder, key_from_outside=False):
         self.port = free_port()
         self.folder = folder
         self.target = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-q"]
         self.target += ["-S", os.path.join(folder, "ssh"), "-i", lab.key, "-p", str(self.port), "root@127.0.0.1"]
         drive = f"file={disk},if=virtio,format=qcow2,cache=unsafe,discard=unmap"
         net = f"user,id=n,restrict=on,hostfwd=tcp:127.0.0.1:{self.port}-:22"
+        credential = []
+        if key_from_outside:
+            with open(lab.key + ".pub") as key:
+                value = "io.systemd.credential:ssh.authorized_keys.root=" + key.read().strip()
+            credential = ["-smbios", "type=11,value=" + value]
         self.qemu = subprocess.Popen(
             ["qemu-system-x86_64", "-accel", "tcg", "-machine", "q35", "-cpu", "max", "-smp", "1", "-m", "1024"]
             + ["-nodefaults", "-display", "none", "-no-user-config", "-drive", drive, "-netdev", net]
             + ["-device", "virtio-net-pci,netdev=n", "-device", "virtio-rng-pci"]
             + ["-serial", "file:" + os.path.join(folder, "console.log")]
+            + credential
         )
         self.master = None
         try:

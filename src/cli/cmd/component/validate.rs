@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Documents: YAML or JSON files, or s3:// addresses of such
-    #[arg(value_name = "FILE")]
+    #[arg(value_name = "FILE", required_unless_present = "documents")]
     files: Vec<PathBuf>,
     /// Also documents, as awstoe takes them: with commas between them
     #[arg(long, short, value_delimiter = ',', value_name = "FILE,...")]

@@ -122,7 +122,9 @@ impl Transaction<'_> {
 
     /// At most 20 names, for messages.
     pub(super) fn known_names(&self, table: &'static str) -> Vec<String> {
-        let sql = format!("SELECT DISTINCT name FROM {table} ORDER BY name LIMIT 20");
+        // Of what was removed the rows stay, so that no number is used twice.
+        let there = if table == "images" { "WHERE status <> 'DELETED'" } else { "" };
+        let sql = format!("SELECT DISTINCT name FROM {table} {there} ORDER BY name LIMIT 20");
         self.rows("list names", &sql, [], |r| r.get(0)).unwrap_or_default()
     }
 }

@@ -8,7 +8,7 @@ use crate::catalog::build::Build;
 use crate::catalog::image::{Image, ImageName};
 use crate::disk::blocklist::BlockList;
 use crate::distribute::{self, Export, Exported};
-use crate::model::{DiskFormat, Failure, FailureKind};
+use crate::model::{DiskFormat, Failure, FailureKind, ImageStatus};
 use crate::support::wait::Patience;
 use std::path::PathBuf;
 
@@ -26,8 +26,13 @@ pub fn list(service: &Service) -> Result<Vec<Shown>, Failure> {
 
 /// The image a user names: with a build number any, without the newest AVAILABLE one.
 pub fn find(service: &Service, name: &str) -> Result<Image, Failure> {
-    let name = parse(name)?;
-    Ok(service.catalog.read(|t| t.find_image(&name))?)
+    let image = newest(service, name)?;
+    // A build number names it whatever its status; what it lacks is told by who needs it.
+    if image.status == ImageStatus::Available || parse(name)?.build.is_some() {
+        return Ok(image);
+    }
+    let message = format!("image {image} is {}, and there is no AVAILABLE one of that name", image.status);
+    Err(Failure::new(FailureKind::Conflict, message).hint(format!("kiln image show {image} says why.")))
 }
 
 /// As [`find`], but falls back to the newest build whatever its status.

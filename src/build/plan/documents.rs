@@ -113,7 +113,8 @@ fn check_settings(
                 .flat_map(|(_, label, d)| d.parameters.iter().map(move |p| format!("{label}.{}", p.name)))
                 .collect();
             let start = recipe.source.span(0, 0);
-            let message = format!("--set {}: no component has this parameter", setting.name);
+            let component = setting.component.iter().map(|c| format!("{c}.")).collect::<String>();
+            let message = format!("--set {component}{}: no component has this parameter", setting.name);
             findings.error(start, "unknown-parameter", message).help = Some(match known.is_empty() {
                 true => "the components of this recipe have no parameters".into(),
                 false => format!("there are: {}", known.join(", ")),

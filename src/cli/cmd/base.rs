@@ -317,7 +317,7 @@ fn record(image: &BaseImage) -> serde_json::Value {
         "disk": image.disk,
         "virtualSize": image.virtual_size,
         "fileSize": image.file_size,
-        "created": image.created,
+        "created": clock::rfc3339(image.created),
         "origin": image.origin,
     })
 }

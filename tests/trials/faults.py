@@ -10,6 +10,8 @@ is FAILED. At the end a build in the same home succeeds.
 """
 import json, os, pathlib, re, shutil, signal, subprocess, sys, tempfile, threading, time
 
+from qemus import machines
+
 BASE = "debian-12-minimal"
 FOREVER = "sleep 3600"
 
@@ -72,15 +74,7 @@ class Home:
         return [self.kiln, "--home", str(self.path), *arguments]
 
     def machines(self):
-        found = []
-        for entry in pathlib.Path("/proc").iterdir():
-            try:
-                line = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if b"qemu-system" in line and bytes(self.path) in line:
-                found.append(int(entry.name))
-        return found
+        return machines(self.path)
 
     def build(self, case, folder, meddle=None):
         """Runs the build; `meddle` is called when its step has begun. Returns exit code, screen, seconds."""

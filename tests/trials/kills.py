@@ -17,6 +17,8 @@ end a build runs through.
 """
 import argparse, collections, hashlib, json, os, pathlib, random, shutil, signal, sqlite3, subprocess, tempfile, threading, time
 
+from qemus import machines
+
 HERE = pathlib.Path(__file__).resolve().parent
 TINY = """name: kills
 version: 1.0.0
@@ -72,15 +74,7 @@ class Site:
         return spans | {END: 0.1}
 
     def machines(self):
-        found = []
-        for entry in pathlib.Path("/proc").iterdir():
-            try:
-                line = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if b"qemu" in line and bytes(self.home) in line:
-                found.append(entry.name)
-        return found
+        return machines(self.home)
 
     def look_after(self):
         """Checks everything, and returns where the build was that has been put in order."""
@@ -150,8 +144,10 @@ def events(lines):
 def reaches(process, stage):
     """Reads a build's events until the stage begins; afterwards somebody reads on."""
     wanted = {"type": "buildEnded"} if stage == END else {"type": "stageStarted", "stage": stage}
-    found = any(wanted.items() <= event.items() for event in events(process.stderr))
-    assert found, f"the build ended before {stage}"
+    said = collections.deque(maxlen=40)
+    lines = (said.append(line) or line for line in process.stderr)
+    found = any(wanted.items() <= event.items() for event in events(lines))
+    assert found, f"the build ended before {stage}:\n{''.join(said)}"
     threading.Thread(target=process.stderr.read, daemon=True).start()
 
 

@@ -89,7 +89,7 @@ impl Transaction<'_> {
             .ok_or_else(|| CatalogError::NotFound {
                 kind: "component",
                 name: format!("{name}/{pattern}"),
-                known: self.known_names("components"),
+                known: self.known_components(),
             })
     }
 
@@ -121,10 +121,8 @@ impl Transaction<'_> {
     }
 
     /// At most 20 names, for messages.
-    pub(super) fn known_names(&self, table: &'static str) -> Vec<String> {
-        // Of what was removed the rows stay, so that no number is used twice.
-        let there = if table == "images" { "WHERE status <> 'DELETED'" } else { "" };
-        let sql = format!("SELECT DISTINCT name FROM {table} {there} ORDER BY name LIMIT 20");
-        self.rows("list names", &sql, [], |r| r.get(0)).unwrap_or_default()
+    fn known_components(&self) -> Vec<String> {
+        let sql = "SELECT DISTINCT name FROM components ORDER BY name LIMIT 20";
+        self.rows("list names", sql, [], |r| r.get(0)).unwrap_or_default()
     }
 }

@@ -175,7 +175,7 @@ impl Transaction<'_> {
         };
         self.list_images()?.into_iter().filter(fits).max_by_key(|i| i.version).ok_or_else(|| {
             let kind = if name.build.is_some() { "image" } else { "AVAILABLE image" };
-            CatalogError::NotFound { kind, name: name.to_string(), known: self.known_names("images") }
+            CatalogError::NotFound { kind, name: name.to_string(), known: self.known_images() }
         })
     }
 
@@ -188,12 +188,16 @@ impl Transaction<'_> {
                 && name.build.is_none_or(|b| b == i.version.build)
         };
         self.list_images()?.into_iter().filter(fits).max_by_key(|i| i.version).ok_or_else(|| {
-            CatalogError::NotFound {
-                kind: "image",
-                name: name.to_string(),
-                known: self.known_names("images"),
-            }
+            CatalogError::NotFound { kind: "image", name: name.to_string(), known: self.known_images() }
         })
+    }
+
+    /// At most 20 names, for messages.
+    fn known_images(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.list_images().into_iter().flatten().map(|i| i.name).collect();
+        names.dedup();
+        names.truncate(20);
+        names
     }
 
     /// Every image that is not DELETED, by name and version.

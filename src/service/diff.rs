@@ -11,7 +11,7 @@ use crate::model::{DiskFormat, Failure, FailureKind};
 use crate::support::wait::Patience;
 use kiln_protocol::message::{Entry, EntryKind};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Bytes of a listing that are taken into memory; some 1.5 million paths.
 const LISTING_LIMIT: u64 = 512 << 20;
@@ -105,11 +105,20 @@ async fn side(
     let kit = Kit::ensure(&home.appliance(), subject.architecture, patience).await;
     let kit = kit.map_err(|e| ApplianceError::from(e).failure())?;
     let (folder, _lock) = new_folder(service, &subject.path_name, &subject.disk, false)?;
-    let read = read(&kit, &subject, accelerator, &folder, patience).await;
-    remove(&folder)?;
-    let (contents, entries) = read?;
+    let folder = Scratch(folder);
+    let (contents, entries) = read(&kit, &subject, accelerator, &folder.0, patience).await?;
     let files = entries.into_iter().map(|entry| (entry.path.clone(), entry)).collect();
     Ok(Side { title: subject.title, contents, files })
+}
+
+/// A folder that goes with its owner, also when the other side fails and nobody waits for this one.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What is in its way now the next kiln removes.
+        let _ = remove(&self.0);
+    }
 }
 
 async fn read(

@@ -1,7 +1,7 @@
 //! `kiln image diff`.
 
 use crate::cli::Settings;
-use crate::cli::render::Format;
+use crate::cli::render::{Format, Progress};
 use crate::model::Failure;
 use crate::service::Service;
 use crate::service::diff::{self, Difference, FileChange, PackageChange, Side};
@@ -19,6 +19,9 @@ pub async fn run(
     settings: &Settings,
     patience: &Patience,
 ) -> Result<u8, Failure> {
+    if !matches!(settings.progress, Progress::Json | Progress::None) {
+        eprintln!("reading all files of {} and {}, each in an appliance of its own", names[0], names[1]);
+    }
     let (from, to, difference) = diff::diff(service, names, all, settings.accel.into(), patience).await?;
     match settings.format {
         Format::Json => println!("{}", record(&from, &to, &difference)),

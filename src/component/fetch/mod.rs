@@ -197,9 +197,14 @@ async fn complete(
         let known = fetching.store.find(&name);
         let tag = known.as_ref().and_then(|k| k.tag.as_deref());
         let under_way = part.as_mut().expect("opened above");
-        match (wanted.receive(&fetching, tag, under_way, limits)?, known) {
-            (Received::Unchanged, Some(known)) => Ok(known),
-            _ => Ok(fetching.store.keep(part.take().expect("opened above"), &name)?),
+        let kept = match (wanted.receive(&fetching, tag, under_way, limits)?, known) {
+            (Received::Unchanged, Some(known)) => known,
+            _ => fetching.store.keep(part.take().expect("opened above"), &name)?,
+        };
+        // What is known may have been fetched as something that may be larger.
+        match kept.bytes > wanted.limit() {
+            true => Err(FetchError::TooLarge { limit: wanted.limit() }),
+            false => Ok(kept),
         }
     };
     attempts("a download", guest, patience, say, work).await

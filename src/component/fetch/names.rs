@@ -30,3 +30,22 @@ impl Resolver for Names {
         Ok(found)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn localhost_is_loopback_whatever_this_system_says() {
+        let found = |address: &str| {
+            let all = Names::default()
+                .resolve(&address.parse().unwrap(), &Config::default(), NextTimeout::default())
+                .unwrap();
+            all.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(found("http://localhost:81/x"), ["127.0.0.1:81", "[::1]:81"]);
+        // No /etc/hosts has these.
+        assert_eq!(found("https://a.LocalHost./"), ["127.0.0.1:443", "[::1]:443"]);
+        assert_eq!(found("http://192.0.2.1/"), ["192.0.2.1:80"]);
+    }
+}

@@ -354,6 +354,11 @@ phases: [{name: build, steps: [{name: Inner, action: CreateFile, inputs: [{path:
         let message = rig.run(&run(key, owner)).await.failure.unwrap().message;
         assert!(message.contains(part), "{message}");
     }
+    // As a download it may be as large as it likes, and stays too large for a document.
+    let download = step("S3Download", "source: 's3://documents/large.yml', destination: HERE/f");
+    assert_eq!(statuses(&rig.run(&download).await), ["Copy success"]);
+    let message = rig.run(&run("large.yml", "123456789012")).await.failure.unwrap().message;
+    assert!(message.contains("more than 1048576 bytes"), "{message}");
 }
 
 #[tokio::test]

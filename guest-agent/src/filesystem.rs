@@ -17,6 +17,10 @@ struct Mounted {
     source: String,
     target: String,
     filesystem: String,
+    /// The file system's number, `259:1`: the same for all its mounts.
+    volume: String,
+    /// The file system itself, whatever this mount says.
+    writable: bool,
 }
 
 fn mounted() -> Outcome<Vec<Mounted>> {
@@ -24,14 +28,27 @@ fn mounted() -> Outcome<Vec<Mounted>> {
     let text = fs::read_to_string(TABLE).during("read", TABLE)?;
     let line = |line: &str| {
         let (left, right) = line.split_once(" - ")?;
-        let mut right = right.split(' ');
+        let (left, mut right): (Vec<&str>, _) = (left.split(' ').collect(), right.split(' '));
         Some(Mounted {
-            target: unescape(left.split(' ').nth(4)?),
+            target: unescape(left.get(4)?),
+            volume: (*left.get(2)?).to_owned(),
             filesystem: right.next()?.to_owned(),
             source: unescape(right.next()?),
+            writable: right.next()?.split(',').any(|option| option == "rw"),
         })
     };
     Ok(text.lines().filter_map(line).collect())
+}
+
+/// Where the file systems are mounted that are written to and lie on disks, each once, in the order of mounting.
+pub fn disks() -> Outcome<Vec<String>> {
+    let mut found: Vec<(String, String)> = Vec::new();
+    for mount in mounted()?.into_iter().filter(|m| m.source.starts_with('/') && m.writable) {
+        if !found.iter().any(|(volume, _)| *volume == mount.volume) {
+            found.push((mount.volume, mount.target));
+        }
+    }
+    Ok(found.into_iter().map(|(_, target)| target).collect())
 }
 
 /// The kernel writes white space and backslashes as three octal digits.

@@ -16,6 +16,7 @@ mod exec;
 mod facts;
 mod files;
 mod filesystem;
+mod freeze;
 mod hash;
 mod init;
 mod link;

@@ -7,7 +7,8 @@ use kiln_protocol::message::{ErrorKind, FromAgent, Mode, Operation, Reply};
 use crate::error::{Outcome, failed};
 use crate::request::Request;
 use crate::{
-    connect, copy, devices, exec, facts, files, filesystem, hash, modules, network, power, transfer, tree,
+    connect, copy, devices, exec, facts, files, filesystem, freeze, hash, modules, network, power, transfer,
+    tree,
 };
 
 /// The last message of a request, and what to do once it is sent.
@@ -60,6 +61,8 @@ fn reply(request: &Request, operation: Operation, mode: Mode) -> Outcome<Reply> 
         O::Facts => Ok(Reply::Facts(Box::new(facts::facts()))),
         O::Devices => devices::devices(),
         O::Space { path } => filesystem::space(&path),
+        O::Freeze { limit_ms } => freeze::freeze(limit_ms, mode),
+        O::Thaw => freeze::thaw(),
         other => appliance(other, mode),
     }
 }

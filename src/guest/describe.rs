@@ -30,6 +30,8 @@ pub fn operation(operation: &Operation) -> String {
         O::Facts => "ask for facts".into(),
         O::Devices => "list block devices".into(),
         O::Space { path } => format!("ask for the space of {path}"),
+        O::Freeze { .. } => "hold the disks".into(),
+        O::Thaw => "let the disks go".into(),
         O::Power { action: PowerAction::Reboot } => "ask the guest to reboot".into(),
         O::Power { action: PowerAction::PowerOff } => "ask the guest to power off".into(),
         O::LoadModules { names } => format!("load modules {}", names.join(" ")),

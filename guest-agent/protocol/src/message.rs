@@ -217,6 +217,13 @@ pub enum Operation {
     Space {
         path: String,
     },
+    /// Write everything out and hold all further writes to disks until `Thaw`, at most this long (and at
+    /// most a minute): then a watchdog lets go. Not on a local link.
+    Freeze {
+        limit_ms: u32,
+    },
+    /// Let writes go on. Invalid when the watchdog was first.
+    Thaw,
     /// Ask the guest to go down in its ordinary way. Answered before it goes; the appliance has
     /// unmounted everything by then, or says which file system it could not. Not on a local link.
     Power {

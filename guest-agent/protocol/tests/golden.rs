@@ -75,6 +75,8 @@ fn operations() -> Vec<Operation> {
         O::Facts,
         O::Devices,
         O::Space { path: path() },
+        O::Freeze { limit_ms: 10_000 },
+        O::Thaw,
         O::Power { action: PowerAction::Reboot },
         O::Power { action: PowerAction::PowerOff },
         O::LoadModules { names: vec![text("xfs"), text("btrfs")] },
@@ -122,6 +124,8 @@ fn operation_name(operation: &Operation) -> &'static str {
         O::Facts => "facts",
         O::Devices => "devices",
         O::Space { .. } => "space",
+        O::Freeze { .. } => "freeze",
+        O::Thaw => "thaw",
         O::Power { action: PowerAction::Reboot } => "power_reboot",
         O::Power { action: PowerAction::PowerOff } => "power_off",
         O::LoadModules { .. } => "load_modules",
@@ -314,7 +318,7 @@ fn messages_of_every_version_still_spoken_are_understood() {
 fn every_operation_is_in_the_list() {
     let names: Vec<&str> = operations().iter().map(operation_name).collect();
     // Both of `Power` count.
-    assert_eq!(names.len(), 31, "a new operation goes into `operations`: {names:?}");
+    assert_eq!(names.len(), 33, "a new operation goes into `operations`: {names:?}");
     let mut unique = names.clone();
     unique.sort_unstable();
     unique.dedup();

@@ -104,6 +104,8 @@ impl Shape {
             | O::Chmod { .. }
             | O::Chown { .. }
             | O::Power { .. }
+            | O::Freeze { .. }
+            | O::Thaw
             | O::LoadModules { .. }
             | O::ChangeRoot { .. }
             | O::RereadPartitions { .. }

@@ -6,7 +6,7 @@ use super::start::{BootRequest, CONSOLE_LINES, down_with, start};
 use crate::appliance::Alive;
 use crate::guest::session::Interaction;
 use crate::guest::{Guest, GuestError, GuestFiles, Interactive, Sink};
-use crate::machine::{Exit, Identity, Machine};
+use crate::machine::{Exit, Identity, Machine, MachineError};
 use crate::model::{Failure, FailureKind};
 use crate::support::wait::{Impatience, Patience};
 use async_trait::async_trait;
@@ -67,6 +67,12 @@ impl BootedGuest {
     pub async fn screenshot(&self, path: &Path, patience: &Patience) -> Result<(), BootError> {
         self.now().machine.screenshot(path, patience).await?;
         Ok(())
+    }
+
+    /// The disk goes on in this file: see [`Machine::snapshot_disk`]. Later boots find it under the name
+    /// of the one before.
+    pub async fn snapshot_disk(&self, overlay: &Path, patience: &Patience) -> Result<(), MachineError> {
+        self.now().machine.snapshot_disk(overlay, patience).await
     }
 
     /// Resolves when the machine ends without having been asked to.

@@ -4,8 +4,9 @@ use crate::appliance::{Appliance, Chroot};
 use crate::boot::BootedGuest;
 use crate::build::recipe::Lane;
 use crate::guest::Interactive;
-use crate::machine::Machine;
+use crate::machine::{Machine, MachineError};
 use crate::support::wait::Patience;
+use std::path::Path;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -44,6 +45,15 @@ impl Running {
 
     pub fn is_alive(&self) -> bool {
         self.with_machine(|machine| machine.exited().is_none())
+    }
+
+    /// The disk goes on in this file: see [`Machine::snapshot_disk`].
+    pub async fn snapshot_disk(&self, overlay: &Path, patience: &Patience) -> Result<(), MachineError> {
+        match self {
+            Running::Guest(guest) => guest.snapshot_disk(overlay, patience).await,
+            Running::Chroot(chroot) => chroot.machine().snapshot_disk(overlay, patience).await,
+            Running::Appliance(appliance) => appliance.machine().snapshot_disk(overlay, patience).await,
+        }
     }
 
     /// The last lines of the machine's console.

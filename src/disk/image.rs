@@ -197,6 +197,23 @@ pub async fn create_overlay(
     Ok(())
 }
 
+/// As [`create_overlay`], on a file that is not there yet, or in use: nobody looks at it. `size` in bytes.
+pub async fn create_overlay_unopened(
+    backing: &Path,
+    target: &Path,
+    size: u64,
+    patience: &Patience,
+) -> Result<(), DiskError> {
+    let (backing, target) = (absolute(backing)?, absolute(target)?);
+    let tool = Tool::new("qemu-img")
+        .args(["create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b"])
+        .arg(&backing)
+        .arg(&target)
+        .arg(size.to_string());
+    tool.run(patience).await.map_err(failed("creating an overlay", &target))?;
+    Ok(())
+}
+
 /// Looks at an image file, safe also for files from strangers: nothing but the file itself is opened.
 pub async fn info(path: &Path, format: Format, patience: &Patience) -> Result<Info, DiskError> {
     let path = absolute(path)?;
@@ -341,20 +358,26 @@ fn joined(prefix: &str, path: &Path) -> OsString {
     word
 }
 
-/// Changes only the name by which an overlay knows its backing file. A bare name means the overlay's own folder.
-pub async fn rename_backing(
-    overlay: &Path,
-    backing: &Path,
-    backing_format: Format,
-    patience: &Patience,
-) -> Result<(), DiskError> {
-    let overlay = absolute(overlay)?;
-    let tool = Tool::new("qemu-img")
-        .args(["rebase", "-q", "-u", "-f", "qcow2", "-F", driver(backing_format), "-b"])
-        .arg(backing)
-        .arg(&overlay);
-    tool.run(patience).await.map_err(failed("renaming its backing file", &overlay))?;
-    Ok(())
+/// Changes only the name by which a qcow2 overlay knows its backing file; the new one is no longer than the
+/// old. A bare name means the overlay's own folder. A machine that has the overlay open for reading does not
+/// mind: it looked at the name when it opened it.
+pub fn rename_backing(overlay: &Path, backing: &str) -> io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    /// Magic, version, offset of the name, its length; big-endian.
+    const HEAD: usize = 20;
+    let file = std::fs::File::options().read(true).write(true).open(overlay)?;
+    let mut head = [0; HEAD];
+    file.read_exact_at(&mut head, 0)?;
+    let offset = u64::from_be_bytes(head[8..16].try_into().expect("eight bytes"));
+    let room = u32::from_be_bytes(head[16..20].try_into().expect("four bytes")) as usize;
+    if head[..4] != *b"QFI\xfb" || offset == 0 || room > 1023 || backing.len() > room {
+        let what = format!("its header has no room for the backing file's name {backing}");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
+    let mut name = backing.as_bytes().to_vec();
+    name.resize(room, 0);
+    file.write_all_at(&name, offset)?;
+    file.write_all_at(&(backing.len() as u32).to_be_bytes(), 16)
 }
 
 /// Checks the tables of an image against each other. Damage is an error. Raw and VHD files have none.
@@ -449,9 +472,12 @@ mod tests {
         let info = info(&overlay, Format::Qcow2, &patience()).await.unwrap();
         assert_eq!((info.virtual_size, info.backing.as_deref()), (16 << 20, Some(base.as_path())));
         assert_eq!(info.backing_format.as_deref(), Some("raw"));
-        rename_backing(&overlay, Path::new("base.raw"), Format::Raw, &patience()).await.unwrap();
+        rename_backing(&overlay, "base.raw").unwrap();
         let renamed = super::info(&overlay, Format::Qcow2, &patience()).await.unwrap();
         assert_eq!(renamed.backing.as_deref(), Some(Path::new("base.raw")));
+        check(&overlay, Format::Qcow2, &patience()).await.unwrap();
+        assert!(rename_backing(&overlay, "longer.raw").is_err(), "there is room for `base.raw` now");
+        assert!(rename_backing(&base, "b").is_err(), "a raw disk has no header");
         let refused = info.require_self_contained(&overlay).unwrap_err();
         assert!(matches!(refused, DiskError::NotSelfContained { .. }), "{refused}");
     }

@@ -16,6 +16,6 @@ pub mod writer;
 pub use crate::model::DiskFormat as Format;
 pub use foreign::{ForeignError, take_in};
 pub use image::{
-    Check, Compression, DiskError, Info, check, convert, create_overlay, head, info, rename_backing, sha256,
-    tool_version,
+    Check, Compression, DiskError, Info, check, convert, create_overlay, create_overlay_unopened, head, info,
+    rename_backing, sha256, tool_version,
 };

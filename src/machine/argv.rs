@@ -135,16 +135,8 @@ fn devices(a: &mut Arguments, spec: &MachineSpec, layout: &Layout) {
 }
 
 fn attach(a: &mut Arguments, index: u8, disk: &Disk, boots: bool) {
-    let node = format!("disk{index}");
-    let cache = json!({"direct": false, "no-flush": disk.cache == Cache::Unsafe});
-    let file = json!({
-        "driver": "file", "filename": text(&disk.path), "locking": "auto", "read-only": disk.read_only,
-        "discard": "unmap", "cache": cache,
-    });
-    a.blockdev(json!({
-        "node-name": node, "driver": driver(disk.format), "read-only": disk.read_only, "discard": "unmap",
-        "cache": cache, "file": file,
-    }));
+    let node = node_name(index, 0);
+    a.blockdev(disk_node(&node, disk));
     let mut device = match disk.interface {
         // What goes wrong on the host stops the machine: the guest must not take it for its own trouble.
         Interface::Virtio => format!("virtio-blk-pci,drive={node},werror=stop,rerror=stop"),
@@ -160,6 +152,27 @@ fn attach(a: &mut Arguments, index: u8, disk: &Disk, boots: bool) {
         device += ",bootindex=0";
     }
     a.option("device", format!("{device},addr={:#04x}", place::FIRST_DISK + index));
+}
+
+/// The name of what a disk of the machine writes to, after so many snapshots.
+pub fn node_name(disk: u8, snapshots: u32) -> String {
+    match snapshots {
+        0 => format!("disk{disk}"),
+        n => format!("disk{disk}-{n}"),
+    }
+}
+
+/// A disk's file as QEMU is told to open it.
+pub fn disk_node(node: &str, disk: &Disk) -> Value {
+    let cache = json!({"direct": false, "no-flush": disk.cache == Cache::Unsafe});
+    let file = json!({
+        "driver": "file", "filename": text(&disk.path), "locking": "auto", "read-only": disk.read_only,
+        "discard": "unmap", "cache": cache,
+    });
+    json!({
+        "node-name": node, "driver": driver(disk.format), "read-only": disk.read_only, "discard": "unmap",
+        "cache": cache, "file": file,
+    })
 }
 
 fn network(a: &mut Arguments, network: &Network) {

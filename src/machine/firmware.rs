@@ -55,6 +55,11 @@ pub fn find(architecture: Architecture) -> Result<FirmwareFiles, FirmwareMissing
     find_in(Path::new("/"), architecture)
 }
 
+/// The bytes of the code that guests boot with, where there is any.
+pub fn firmware_code(architecture: Architecture) -> Option<Vec<u8>> {
+    std::fs::read(find(architecture).ok()?.code).ok()
+}
+
 fn find_in(root: &Path, architecture: Architecture) -> Result<FirmwareFiles, FirmwareMissing> {
     let candidates = || CANDIDATES.iter().filter(|(a, ..)| *a == architecture);
     let below = |path: &str| root.join(path.trim_start_matches('/'));

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,14 +19,15 @@ use tokio::process::{ChildStderr, Command};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::argv::{Layout, argv};
+use super::argv::{Layout, argv, disk_node, node_name};
 use super::console::Console;
 use super::error::MachineError;
 use super::exit::{Exit, Stopped};
 use super::firmware::{self, FirmwareFiles};
 use super::qemu::{Qemu, default_cpu};
 use super::qmp::{Qmp, QmpError};
-use super::spec::{MachineSpec, SpecError, path_problem};
+use super::spec::{Disk, MachineSpec, SpecError, path_problem};
+use crate::model::DiskFormat;
 use crate::support::files;
 use crate::support::spawn::{self, Process};
 use crate::support::wait::{Impatience, Patience};
@@ -45,6 +46,8 @@ pub struct Machine {
     identity: Identity,
     qmp: Qmp,
     agent: Mutex<Option<UnixStream>>,
+    /// The first disk as it was at the start, and how often it went on in a new file since.
+    disk: Option<(Disk, AtomicU32)>,
     console: Arc<Console>,
     pidfd: OwnedFd,
     killed: Arc<AtomicBool>,
@@ -116,8 +119,9 @@ impl Machine {
         let killed = Arc::new(AtomicBool::new(false));
         let watcher = Watcher { process, qmp: qmp.clone(), reading, recording, stderr };
         tokio::spawn(watcher.watch(spec.limit, killed.clone(), tell));
-        let machine =
-            Machine { folder, identity, qmp, agent: Mutex::new(Some(agent)), console, pidfd, killed, exit };
+        let disk = spec.disks.first().map(|disk| (disk.clone(), AtomicU32::new(0)));
+        let agent = Mutex::new(Some(agent));
+        let machine = Machine { folder, identity, qmp, agent, disk, console, pidfd, killed, exit };
         // Held until now so that no event of the guest's could be missed.
         machine.qmp.execute("cont", json!({}), &patience.at_most(START_LIMIT)).await?;
         Ok(machine)
@@ -149,6 +153,23 @@ impl Machine {
     /// The last `n` lines of the console, oldest first.
     pub fn console_tail(&self, n: usize) -> Vec<String> {
         self.console.tail(n)
+    }
+
+    /// From here on the first disk writes to `overlay`, an empty qcow2 on what it wrote to before; that
+    /// file is whole when this returns, and only read from. Nothing may be under way on the disk.
+    pub async fn snapshot_disk(&self, overlay: &Path, patience: &Patience) -> Result<(), MachineError> {
+        let (disk, snapshots) = self.disk.as_ref().expect("who takes a snapshot has given it a disk");
+        let before = snapshots.load(Ordering::SeqCst);
+        let (node, next) = (node_name(0, before), node_name(0, before + 1));
+        let overlay = Disk { path: overlay.to_owned(), format: DiskFormat::Qcow2, ..disk.clone() };
+        let mut opened = disk_node(&next, &overlay);
+        // What it stands on is what the machine has open, whatever its header says.
+        opened["backing"] = serde_json::Value::Null;
+        self.qmp.execute("blockdev-add", opened, patience).await?;
+        let switch = json!({"node": node, "overlay": next});
+        self.qmp.execute("blockdev-snapshot", switch, patience).await?;
+        snapshots.store(before + 1, Ordering::SeqCst);
+        Ok(())
     }
 
     /// Presses the power button. Whether the guest heeds it is its own affair.

@@ -1,8 +1,8 @@
 //! Artifacts: read-only files by digest, in one folder, so that an overlay names its
 //! backing file by its bare name and the home folder can be moved.
 //!
-//! What pins an artifact is a row that refers to it: an image's disk or parent, another
-//! artifact that is an overlay on it. [`Catalog::collect`] drops the rest.
+//! What pins an artifact is a row that refers to it: an image's disk or parent, a layer, a build
+//! that is at work, another artifact that is an overlay on it. [`Catalog::collect`] drops the rest.
 
 use super::{Catalog, CatalogError, Doing, Result, Transaction};
 use rusqlite::{OptionalExtension, Row};
@@ -23,9 +23,12 @@ pub struct Artifact {
     pub virtual_size: u64,
     /// Digest of the artifact it is an overlay on.
     pub backing: Option<String>,
+    /// Its file's name where that is not digest and format: a layer is named before its content is known,
+    /// for what stands on it names it.
+    pub file: Option<String>,
 }
 
-const COLUMNS: &str = "digest, format, bytes, virtual_size, backing";
+const COLUMNS: &str = "digest, format, bytes, virtual_size, backing, file";
 
 fn artifact(r: &Row) -> rusqlite::Result<Artifact> {
     Ok(Artifact {
@@ -34,13 +37,14 @@ fn artifact(r: &Row) -> rusqlite::Result<Artifact> {
         bytes: r.get(2)?,
         virtual_size: r.get(3)?,
         backing: r.get(4)?,
+        file: r.get(5)?,
     })
 }
 
 impl Artifact {
     /// Its file's name inside the artifact folder.
     pub fn file_name(&self) -> String {
-        format!("{}.{}", self.digest, self.format)
+        self.file.clone().unwrap_or_else(|| format!("{}.{}", self.digest, self.format))
     }
 }
 
@@ -65,6 +69,11 @@ impl Catalog {
     /// until then an undo row has to speak for it. A file of the same digest is replaced by
     /// its equal. Blocks for as long as the disk takes.
     pub fn store_file(&self, file: &Path, format: &str, digest: &str) -> Result<PathBuf> {
+        self.store_file_as(file, &format!("{digest}.{format}"))
+    }
+
+    /// As [`Catalog::store_file`], under a name of the caller's.
+    pub fn store_file_as(&self, file: &Path, name: &str) -> Result<PathBuf> {
         use std::os::unix::fs::PermissionsExt;
         let io = |doing, path: &Path| {
             let path = path.to_owned();
@@ -74,7 +83,7 @@ impl Catalog {
         opened.set_permissions(std::fs::Permissions::from_mode(0o444)).map_err(io("make read-only", file))?;
         opened.sync_all().map_err(io("flush to disk", file))?;
         let folder = self.home().artifacts();
-        let target = folder.join(format!("{digest}.{format}"));
+        let target = folder.join(name);
         std::fs::rename(file, &target).map_err(io("move into the store", file))?;
         File::open(&folder).and_then(|f| f.sync_all()).map_err(io("flush to disk", &folder))?;
         Ok(target)
@@ -115,8 +124,8 @@ impl Catalog {
             for entry in std::fs::read_dir(&folder).map_err(io)? {
                 let name = entry.map_err(io)?.file_name().to_string_lossy().into_owned();
                 // What is being written beside its final place starts with a dot.
-                let digest = name.trim_start_matches('.').split('.').next().unwrap_or_default();
-                if t.find_artifact(digest)?.is_none() && !t.is_undone(digest)? {
+                let stem = name.trim_start_matches('.').split('.').next().unwrap_or_default();
+                if !t.is_claimed(stem)? && !t.is_undone(stem)? {
                     remove_file(&folder.join(&name))?;
                 }
             }
@@ -127,10 +136,10 @@ impl Catalog {
     /// Removes a stored file that got no row (`name` is digest and format); none is fine, and
     /// one that a row speaks for stays.
     pub fn remove_unclaimed(&self, file_name: &str) -> Result<()> {
-        let digest = file_name.split('.').next().unwrap_or_default();
-        self.write(|t| match t.find_artifact(digest)? {
-            Some(_) => Ok(()),
-            None => remove_file(&t.home.artifacts().join(file_name)),
+        let stem = file_name.split('.').next().unwrap_or_default();
+        self.write(|t| match t.is_claimed(stem)? {
+            true => Ok(()),
+            false => remove_file(&t.home.artifacts().join(file_name)),
         })
     }
 }
@@ -155,8 +164,8 @@ impl Transaction<'_> {
         std::fs::metadata(&path).map_err(|source| CatalogError::Io { doing: "find", path, source })?;
         self.sql
             .prepare(
-                "INSERT INTO artifacts (digest, format, bytes, virtual_size, backing, created)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (digest) DO NOTHING",
+                "INSERT INTO artifacts (digest, format, bytes, virtual_size, backing, file, created)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (digest) DO NOTHING",
             )
             .and_then(|mut s| {
                 s.execute((
@@ -165,11 +174,27 @@ impl Transaction<'_> {
                     artifact.bytes as i64,
                     artifact.virtual_size as i64,
                     &artifact.backing,
+                    &artifact.file,
                     self.now,
                 ))
             })
             .or_doing("add an artifact")?;
         Ok(())
+    }
+
+    /// A row speaks for the file of that name up to its first dot, and so for what lies beside it.
+    fn is_claimed(&self, stem: &str) -> Result<bool> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM artifacts WHERE digest = ?1 OR file = ?1 || '.' || format)";
+        self.sql.query_row(sql, [stem], |r| r.get(0)).or_doing("read the artifacts")
+    }
+
+    /// The artifact and what it stands on, down to the one that stands on nothing.
+    pub fn chain_of(&self, digest: &str) -> Result<Vec<Artifact>> {
+        let mut chain = vec![self.artifact(digest)?];
+        while let Some(below) = chain.last().and_then(|a| a.backing.clone()) {
+            chain.push(self.artifact(&below)?);
+        }
+        Ok(chain)
     }
 
     pub fn find_artifact(&self, digest: &str) -> Result<Option<Artifact>> {
@@ -212,6 +237,8 @@ impl Transaction<'_> {
     /// Deletes and returns the rows that nothing refers to now.
     fn unpin_round(&self) -> Result<Vec<Artifact>> {
         let free = "NOT EXISTS (SELECT 1 FROM images WHERE disk = a.digest OR parent = a.digest)
+             AND NOT EXISTS (SELECT 1 FROM layers WHERE disk = a.digest)
+             AND NOT EXISTS (SELECT 1 FROM pins WHERE disk = a.digest)
              AND NOT EXISTS (SELECT 1 FROM artifacts o WHERE o.backing = a.digest)";
         let sql = format!("SELECT {COLUMNS} FROM artifacts a WHERE {free}");
         let rows = self.rows("look for unused artifacts", &sql, [], artifact)?;

@@ -55,7 +55,7 @@ impl Transaction<'_> {
                 (id, self.now, summary),
             )
             .or_doing("end a build")?;
-        Ok(())
+        self.unpin(id)
     }
 
     pub fn build(&self, id: &str) -> Result<Build> {

@@ -51,6 +51,31 @@ impl Home {
         self.0.join("tmp")
     }
 
+    /// 32 random bytes of this home's own, made when they are asked for first.
+    pub fn secret(&self) -> Result<Vec<u8>> {
+        use std::io::Read;
+        let path = self.0.join("secret");
+        let io = |doing| {
+            let path = path.clone();
+            move |source| CatalogError::Io { doing, path, source }
+        };
+        let read = || std::fs::read(&path).ok().filter(|bytes| bytes.len() == 32);
+        if let Some(secret) = read() {
+            return Ok(secret);
+        }
+        let mut bytes = vec![0; 32];
+        let random = std::fs::File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut bytes));
+        random.map_err(io("make"))?;
+        let mut file = tempfile::NamedTempFile::new_in(self.tmp()).map_err(io("make"))?;
+        std::io::Write::write_all(&mut file, &bytes).map_err(io("write"))?;
+        file.as_file().sync_all().map_err(io("flush to disk"))?;
+        // Another kiln may have been first: all use the same.
+        match file.persist_noclobber(&path) {
+            Ok(_) => Ok(bytes),
+            Err(e) => read().ok_or_else(|| io("make")(e.error)),
+        }
+    }
+
     pub(super) fn make_folders(&self) -> Result<()> {
         use std::os::unix::fs::DirBuilderExt;
         for path in [

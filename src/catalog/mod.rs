@@ -10,6 +10,7 @@ pub mod component;
 pub mod home;
 pub mod image;
 pub mod journal;
+pub mod layer;
 pub mod recipe;
 mod schema;
 pub mod undo;

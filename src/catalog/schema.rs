@@ -5,7 +5,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use std::path::Path;
 
 /// One script per schema version; a script that was released is never edited.
-const MIGRATIONS: [&str; 1] = [V1];
+const MIGRATIONS: [&str; 2] = [V1, V2];
 
 const V1: &str = "
 CREATE TABLE artifacts (
@@ -100,6 +100,42 @@ CREATE TABLE undo (
     created INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX undo_by_build ON undo(build, id);
+";
+
+const V2: &str = "
+ALTER TABLE artifacts ADD COLUMN file TEXT;
+CREATE UNIQUE INDEX artifacts_by_file ON artifacts(file);
+
+CREATE TABLE layers (
+    id        INTEGER PRIMARY KEY AUTOINCREMENT,
+    key       TEXT NOT NULL UNIQUE,
+    disk      TEXT NOT NULL REFERENCES artifacts(digest),
+    modified  INTEGER NOT NULL,
+    recipe    TEXT NOT NULL,
+    component TEXT NOT NULL,
+    position  INTEGER NOT NULL,
+    parts     TEXT NOT NULL,
+    build     TEXT NOT NULL,
+    created   INTEGER NOT NULL,
+    used      INTEGER NOT NULL
+) STRICT;
+CREATE INDEX layers_by_recipe ON layers(recipe, position, created);
+CREATE INDEX layers_by_disk ON layers(disk);
+
+CREATE TABLE image_layers (
+    image     INTEGER NOT NULL REFERENCES images(id),
+    position  INTEGER NOT NULL,
+    component TEXT NOT NULL,
+    disk      TEXT NOT NULL,
+    reused    INTEGER NOT NULL,
+    PRIMARY KEY (image, position)
+) STRICT;
+
+CREATE TABLE pins (
+    build TEXT NOT NULL,
+    disk  TEXT NOT NULL REFERENCES artifacts(digest),
+    PRIMARY KEY (build, disk)
+) STRICT;
 ";
 
 /// Brings a catalog of any older schema up to this one, in one transaction.

@@ -24,6 +24,7 @@ fn store(catalog: &Catalog, content: &str, backing: Option<&str>) -> String {
         bytes: content.len() as u64,
         virtual_size: 1 << 30,
         backing: backing.map(str::to_owned),
+        file: None,
     };
     catalog.write(|t| t.add_artifact(&artifact)).unwrap();
     digest
@@ -130,7 +131,14 @@ fn artifacts_stay_while_something_stands_on_them() {
     catalog.adopt_file(&kept, "qcow2", &base).unwrap();
     catalog.remove_unclaimed(&format!("{base}.qcow2")).unwrap();
     assert!(kept.exists());
-    let gone = Artifact { digest: base, format: "qcow2".into(), bytes: 0, virtual_size: 0, backing: None };
+    let gone = Artifact {
+        digest: base,
+        format: "qcow2".into(),
+        bytes: 0,
+        virtual_size: 0,
+        backing: None,
+        file: None,
+    };
     assert!(matches!(catalog.write(|t| t.add_artifact(&gone)), Err(CatalogError::Io { .. })));
 }
 

@@ -1,0 +1,158 @@
+//! Layers: disks as they were after a component of a build, by the key of all that went in.
+
+use super::artifact::Artifact;
+use super::{Doing, Result, Transaction};
+use rusqlite::{OptionalExtension, Row};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// Digest of all that went in, in hex.
+    pub key: String,
+    /// Digest of its disk, an overlay on the one before it.
+    pub disk: String,
+    /// When its file was written last, in ns since the epoch: another time is another file.
+    pub modified: i64,
+    /// The recipe's name in the form of paths.
+    pub recipe: String,
+    /// Label of the component that it is the state after.
+    pub component: String,
+    /// Index of that component.
+    pub position: u32,
+    /// JSON of the engine: what the key was made of.
+    pub parts: String,
+    /// The build that made it.
+    pub build: String,
+    /// Milliseconds since the epoch.
+    pub created: i64,
+    pub used: i64,
+}
+
+/// What an image's disk was after one of its components.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageLayer {
+    pub position: u32,
+    pub component: String,
+    pub disk: String,
+    /// It was there before the image's build began.
+    pub reused: bool,
+}
+
+const COLUMNS: &str = "key, disk, modified, recipe, component, position, parts, build, created, used";
+
+fn layer(r: &Row) -> rusqlite::Result<Layer> {
+    Ok(Layer {
+        key: r.get(0)?,
+        disk: r.get(1)?,
+        modified: r.get(2)?,
+        recipe: r.get(3)?,
+        component: r.get(4)?,
+        position: r.get(5)?,
+        parts: r.get(6)?,
+        build: r.get(7)?,
+        created: r.get(8)?,
+        used: r.get(9)?,
+    })
+}
+
+impl Transaction<'_> {
+    /// One of the same key is replaced: it was made on purpose.
+    pub fn put_layer(&self, layer: &Layer) -> Result<()> {
+        self.sql
+            .prepare(
+                "INSERT INTO layers (key, disk, modified, recipe, component, position, parts, build, created, used)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?9)
+                 ON CONFLICT (key) DO UPDATE SET disk = ?2, modified = ?3, recipe = ?4, component = ?5,
+                     position = ?6, parts = ?7, build = ?8, created = ?9, used = ?9",
+            )
+            .and_then(|mut s| {
+                s.execute((
+                    &layer.key,
+                    &layer.disk,
+                    layer.modified,
+                    &layer.recipe,
+                    &layer.component,
+                    layer.position,
+                    &layer.parts,
+                    &layer.build,
+                    self.now,
+                ))
+            })
+            .or_doing("add a layer")?;
+        Ok(())
+    }
+
+    pub fn find_layer(&self, key: &str) -> Result<Option<Layer>> {
+        self.sql
+            .query_row(&format!("SELECT {COLUMNS} FROM layers WHERE key = ?1"), [key], layer)
+            .optional()
+            .or_doing("read a layer")
+    }
+
+    /// The newest one that a recipe of this name left after this component.
+    pub fn newest_layer(&self, recipe: &str, component: &str) -> Result<Option<Layer>> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM layers WHERE recipe = ?1 AND component = ?2 ORDER BY created DESC, id DESC LIMIT 1"
+        );
+        self.sql.query_row(&sql, [recipe, component], layer).optional().or_doing("read a layer")
+    }
+
+    /// Least recently used first.
+    pub fn list_layers(&self) -> Result<Vec<Layer>> {
+        self.rows("list layers", &format!("SELECT {COLUMNS} FROM layers ORDER BY used, id"), [], layer)
+    }
+
+    /// Returns whether there was one. Its disk stays as long as something else stands on it.
+    pub fn drop_layer(&self, key: &str) -> Result<bool> {
+        let dropped = self.sql.execute("DELETE FROM layers WHERE key = ?1", [key]);
+        Ok(dropped.or_doing("drop a layer")? > 0)
+    }
+
+    pub fn touch_layer(&self, key: &str) -> Result<()> {
+        self.sql
+            .execute("UPDATE layers SET used = ?2 WHERE key = ?1", (key, self.now))
+            .or_doing("use a layer")?;
+        Ok(())
+    }
+
+    /// The build works on this disk: it stays until [`Transaction::unpin`].
+    pub fn pin(&self, build: &str, disk: &str) -> Result<()> {
+        let sql = "INSERT INTO pins (build, disk) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+        self.sql.execute(sql, [build, disk]).or_doing("pin a disk")?;
+        Ok(())
+    }
+
+    pub fn unpin(&self, build: &str) -> Result<()> {
+        self.sql.execute("DELETE FROM pins WHERE build = ?1", [build]).or_doing("unpin a build's disks")?;
+        Ok(())
+    }
+
+    pub fn note_image_layer(&self, image: i64, layer: &ImageLayer) -> Result<()> {
+        self.sql
+            .execute(
+                "INSERT INTO image_layers (image, position, component, disk, reused) VALUES (?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT (image, position) DO UPDATE SET component = ?3, disk = ?4, reused = ?5",
+                (image, layer.position, &layer.component, &layer.disk, layer.reused),
+            )
+            .or_doing("note an image's layer")?;
+        Ok(())
+    }
+
+    /// In the order of the components. The disks need not be there any more.
+    pub fn layers_of(&self, image: i64) -> Result<Vec<ImageLayer>> {
+        let sql =
+            "SELECT position, component, disk, reused FROM image_layers WHERE image = ?1 ORDER BY position";
+        self.rows("list an image's layers", sql, [image], |r| {
+            Ok(ImageLayer { position: r.get(0)?, component: r.get(1)?, disk: r.get(2)?, reused: r.get(3)? })
+        })
+    }
+
+    /// Layers whose disk is this artifact, or stands on it.
+    pub fn layers_on(&self, artifact: &Artifact) -> Result<Vec<Layer>> {
+        let sql = format!(
+            "WITH RECURSIVE above(digest) AS (
+                 VALUES (?1) UNION SELECT a.digest FROM artifacts a JOIN above ON a.backing = above.digest)
+             SELECT {COLUMNS} FROM layers WHERE disk IN above ORDER BY used, id"
+        );
+        self.rows("list the layers on a disk", &sql, [&artifact.digest], layer)
+    }
+}

@@ -66,6 +66,13 @@ pub fn begin(catalog: &Catalog, plan: &Plan) -> Result<Begun, Failure> {
         })?;
         let id = image.path_name();
         t.add_build(&id, image.id)?;
+        if let Some(resume) = &plan.layers.resume {
+            // It may have gone since the plan was made; who wants it now keeps it.
+            t.artifact(&resume.artifact.digest)?;
+            t.pin(&id, &resume.artifact.digest)?;
+            t.touch_layer(&resume.layer.key)?;
+            plan.layers.reused(t, image.id)?;
+        }
         t.journal(&id, "begun", &format!("image {image}, inputs {}", plan.inputs))?;
         Ok::<_, CatalogError>((image, id))
     })?;

@@ -99,6 +99,16 @@ pub enum What {
         #[serde(skip_serializing_if = "Option::is_none")]
         exit_code: Option<i32>,
     },
+    /// The disk as it is after a component was put aside while the guest ran on.
+    Layer {
+        component: String,
+        /// Length of its file.
+        bytes: u64,
+        /// Writes were held so long.
+        held_ms: u64,
+        /// Keeping it took so long in all.
+        wall_ms: u64,
+    },
     Warning {
         text: String,
     },

@@ -5,6 +5,7 @@ pub mod details;
 pub mod driver;
 pub mod event;
 pub mod host_files;
+pub mod layers;
 pub mod lock;
 pub mod machines;
 mod named;

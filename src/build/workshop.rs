@@ -3,6 +3,7 @@
 use super::begin::Begun;
 use super::driver::Works;
 use super::event::{Events, StageName, What};
+use super::layers::Base;
 use super::machines::BuildWatch;
 use super::plan::Plan;
 use super::running::Running;
@@ -40,6 +41,10 @@ pub struct Workshop {
     pub(super) kit: Option<Kit>,
     /// The disk that becomes the image.
     pub(super) overlay: Option<Held>,
+    /// What it stands on.
+    pub(super) base: Option<Base>,
+    /// When each component ran whose work is on the disk, in ms since the epoch.
+    pub(super) ran: Vec<i64>,
     /// What the appliance found on it.
     pub(super) facts: Option<DiskFacts>,
     /// Kernel and initramfs for the first boot.
@@ -80,6 +85,8 @@ impl Workshop {
             folder: begun.folder.clone(),
             events: begun.events.clone(),
             overlay: None,
+            base: None,
+            ran: Vec::new(),
             facts: None,
             running: None,
             visitor,
@@ -134,11 +141,6 @@ impl Workshop {
 
     pub(super) fn captured(&self) -> Result<&Path, Failure> {
         self.captured.as_deref().ok_or_else(|| out_of_order("no disk was captured"))
-    }
-
-    /// A file of the artifact store.
-    pub(super) fn stored(&self, digest: &str, format: &str) -> PathBuf {
-        self.catalog.home().artifacts().join(format!("{digest}.{format}"))
     }
 
     /// A failure with what the guest's console said last.

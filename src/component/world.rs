@@ -16,13 +16,19 @@ pub struct World {
 }
 
 impl World {
-    /// Names and values of everything outside that the component refers to, in the order of its text;
-    /// to `missing` a warning for each that has no value.
-    pub fn used(&self, component: &Component, missing: &mut Vec<Diagnostic>) -> Vec<(String, String)> {
+    /// Names and values of everything outside that the component's phases of these names refer to, in the
+    /// order of its text; to `missing` a warning for each that has no value.
+    pub fn used(
+        &self,
+        component: &Component,
+        phases: &[&str],
+        missing: &mut Vec<Diagnostic>,
+    ) -> Vec<(String, String)> {
         let document = &component.document;
         let mut findings = Findings::new(&document.source);
         let mut used = Vec::new();
-        let steps = document.phases.iter().flat_map(|p| &p.steps);
+        let phases = document.phases.iter().filter(|p| phases.contains(&p.name.as_str()));
+        let steps = phases.flat_map(|p| &p.steps);
         for template in steps.flat_map(|s| s.templates()) {
             for part in &template.parts {
                 let Part::Reference { reference, written } = part else { continue };

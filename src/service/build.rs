@@ -4,6 +4,7 @@ use super::{Service, log};
 use crate::build::begin::{Begun, begin};
 use crate::build::driver::{Order, drive};
 use crate::build::event::{StageName, What};
+use crate::build::layers::{Reuse, Why};
 use crate::build::plan::{self, Host, NoPlan, Plan, Setting};
 use crate::build::recipe;
 use crate::build::report::Report;
@@ -33,12 +34,13 @@ pub async fn plan(
     file: &Path,
     settings: &[Setting],
     host: Host,
+    reuse: &Reuse,
     world: &World,
     patience: &Patience,
 ) -> Result<Plan, Failure> {
     let (recipe, diagnostics) = recipe::load(file)?;
     let Some(recipe) = recipe else { return Err(refuse(file, diagnostics)) };
-    match plan::plan(recipe, diagnostics, settings, host, &service.shelf(world, patience)).await {
+    match plan::plan(recipe, diagnostics, settings, host, reuse, &service.shelf(world, patience)).await {
         Ok(plan) => Ok(plan),
         Err(NoPlan::Input(findings)) => Err(refuse(file, findings)),
         Err(NoPlan::Failure(failure)) => Err(*failure),
@@ -49,10 +51,32 @@ fn refuse(file: &Path, findings: Vec<crate::support::diagnostic::Diagnostic>) ->
     Failure::from_findings(&format!("{} cannot be built", file.display()), findings)
 }
 
-/// The AVAILABLE image of the same name and version that came from the same inputs.
-pub fn existing(service: &Service, plan: &Plan) -> Result<Option<Image>, Failure> {
-    let available = |i: &Image| i.status == ImageStatus::Available && i.disk.is_some();
+/// The AVAILABLE image of the same name and version that came from the same inputs, unless something in
+/// it has a time to live that is over.
+pub fn existing(service: &Service, plan: &Plan, reuse: &Reuse) -> Result<Option<Image>, Failure> {
+    let holds = |i: &Image| plan.layers.is_over_since(i.created, reuse.refresh).is_none();
+    let available = |i: &Image| i.status == ImageStatus::Available && i.disk.is_some() && holds(i);
     Ok(same(service, plan)?.into_iter().find(available))
+}
+
+/// # Errors
+/// A component would run.
+pub fn check_locked(plan: &Plan) -> Result<(), Failure> {
+    let runs = plan.components.iter().zip(&plan.layers.why).enumerate();
+    let runs: Vec<String> = runs
+        .filter(|(index, _)| plan.lane(*index).is_some())
+        .filter_map(|(_, (component, why))| match why.as_ref()? {
+            Why::Reason(reason) => Some(format!("{}: {reason}", component.label)),
+            Why::Follows => Some(format!("{}: follows one that runs", component.label)),
+        })
+        .collect();
+    if runs.is_empty() {
+        return Ok(());
+    }
+    let mut failure =
+        Failure::new(FailureKind::Conflict, "components would have to run, and --locked forbids it");
+    failure.causes = runs;
+    Err(failure.hint("Build without --locked, or bring the layers here: kiln store import FILE."))
 }
 
 /// An image of the same name and version that another kiln is making from the same inputs right now.

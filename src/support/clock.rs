@@ -15,6 +15,11 @@ pub fn rfc3339(ms: i64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
 }
 
+/// `2025-11-21`, in UTC, from milliseconds since the epoch.
+pub fn date(ms: i64) -> String {
+    rfc3339(ms)[..10].to_owned()
+}
+
 /// Days since the epoch to a date of the Gregorian calendar (years of 400-year eras starting in March).
 fn civil(days: i64) -> (i64, i64, i64) {
     let z = days + 719_468;

@@ -74,6 +74,7 @@ impl Works for Script {
                 bytes: 7,
                 virtual_size: 7,
                 backing: None,
+                file: None,
             };
             self.catalog.write(|t| {
                 t.add_artifact(&artifact)?;
@@ -112,6 +113,7 @@ fn bench() -> Bench {
                 bytes: 4,
                 virtual_size: 4,
                 backing: None,
+                file: None,
             })?;
             let image = t.add_image(&NewImage {
                 name,

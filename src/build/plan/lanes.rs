@@ -66,9 +66,13 @@ impl Plan {
         (steps || !self.files[component].is_empty()).then_some(self.lanes[component])
     }
 
-    /// Where the first of them runs. When none has anything to do it is what the recipe says for all.
+    /// Where the first of them runs that no layer has. When none has anything to do it is what the recipe says for all.
     pub fn first_lane(&self) -> Lane {
-        let first = (0..self.components.len()).find_map(|component| self.lane(component));
-        first.unwrap_or(self.recipe.settings.run)
+        let first = (self.layers.done()..self.components.len()).find_map(|component| self.lane(component));
+        first.unwrap_or(match self.layers.resume {
+            // Nothing runs: the appliance that seals the disk is all it needs.
+            Some(_) => Lane::Appliance,
+            None => self.recipe.settings.run,
+        })
     }
 }

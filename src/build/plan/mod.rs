@@ -9,6 +9,7 @@ mod parent;
 pub use parent::Parent;
 
 use super::host_files::{self, HostFiles};
+use super::layers::{self, Layers, Reuse, Surroundings, choice::Entry};
 use super::recipe::{Lane, Recipe};
 use super::state::Route;
 use crate::catalog::artifact::digest_bytes;
@@ -18,15 +19,13 @@ use crate::machine::accelerator::{Choice, resolve};
 use crate::machine::{Accelerator, Qemu, default_cpu};
 use crate::model::{Architecture, Failure, FailureKind, Firmware};
 use crate::support::diagnostic::{Diagnostic, Findings};
-use crate::support::files;
+use crate::support::{clock, files};
 use std::path::Path;
 
 /// Below this much free space on the host no build is begun, in bytes.
 pub const HOST_SPACE: u64 = 1 << 30;
 /// Below this much free space in the guest's root a plan warns, in bytes.
 pub const GUEST_SPACE: u64 = 1 << 30;
-/// Part of every inputs digest: raised when kiln makes other images from the same inputs.
-const GENERATION: u32 = 1;
 
 /// Phases that run in the machine that becomes the image, and those for the fresh one.
 pub const BUILD_PHASES: [&str; 2] = ["build", "validate"];
@@ -68,6 +67,8 @@ pub struct Plan {
     pub disk_size: u64,
     /// Bytes free on the root file system once grown, where the parent's content is known.
     pub guest_free: Option<u64>,
+    /// What each component comes to, and from where the build starts.
+    pub layers: Layers,
     /// Digest of all that shapes the image.
     pub inputs: String,
     /// Works, but perhaps not as meant.
@@ -116,12 +117,14 @@ pub async fn plan(
     diagnostics: Vec<Diagnostic>,
     settings: &[Setting],
     host: Host,
+    reuse: &Reuse,
     shelf: &Shelf<'_>,
 ) -> Result<Plan, NoPlan> {
     let mut findings = Findings::new(&recipe.source);
     let mut list = diagnostics;
     let components = documents::load(&recipe, settings, shelf.catalog, &mut findings, &mut list)?;
-    components.iter().for_each(|c| drop(shelf.world.used(c, &mut list)));
+    let all: Vec<&str> = BUILD_PHASES.into_iter().chain(TEST_PHASES).collect();
+    components.iter().for_each(|c| drop(shelf.world.used(c, &all, &mut list)));
     let files = walk_files(&recipe, &mut findings).await;
     let parent = parent::find(&recipe, shelf, &mut findings)?;
     if let Some(parent) = &parent {
@@ -168,6 +171,7 @@ pub async fn plan(
         route: Route::new(recipe.tests, !recipe.exports.is_empty()),
         accelerator,
         unrunnable,
+        layers: Layers::default(),
         inputs: String::new(),
         warnings: list,
         recipe,
@@ -185,7 +189,8 @@ pub async fn plan(
         disk_size,
         guest_free,
     };
-    plan.inputs = plan.digest_inputs();
+    check_reuse(&plan, reuse)?;
+    plan.choose_layers(reuse, shelf)?;
     plan.warn_of_little_space();
     Ok(plan)
 }
@@ -248,44 +253,59 @@ fn check_against_parent(recipe: &Recipe, parent: &Parent, findings: &mut Finding
     }
 }
 
+/// A component that nothing is to be reused from on has to be there.
+fn check_reuse(plan: &Plan, reuse: &Reuse) -> Result<(), Failure> {
+    let Some(name) = &reuse.none_from else { return Ok(()) };
+    if layers::position(plan.components.iter().map(|c| c.label.as_str()), name).is_some() {
+        return Ok(());
+    }
+    let labels: Vec<&str> = plan.components.iter().map(|c| c.label.as_str()).collect();
+    let message = format!("the recipe has no component {name}");
+    Err(Failure::new(FailureKind::Input, message).hint(format!("It has: {}.", labels.join(", "))))
+}
+
 impl Plan {
     /// Steps over all stages; those of tests once per firmware.
     pub fn step_count(&self) -> u32 {
-        (self.provision.len() + self.test.len() * self.test_firmware.len()) as u32
+        (self.to_provision().count() + self.test.len() * self.test_firmware.len()) as u32
+    }
+
+    /// The steps that run before seal: those of components that no layer has.
+    pub fn to_provision(&self) -> impl Iterator<Item = &PlannedStep> {
+        self.provision.iter().filter(|step| step.component >= self.layers.done())
     }
 
     pub fn architecture(&self) -> Architecture {
         self.parent.architecture
     }
 
-    fn digest_inputs(&self) -> String {
-        let documents: Vec<_> = self
-            .components
-            .iter()
-            .zip(&self.files)
-            .map(|(c, files)| {
-                let values: Vec<_> =
-                    c.document.parameters.iter().map(|p| (&p.name, c.value(&p.name))).collect();
-                let files: Vec<_> = files.iter().map(HostFiles::digest).collect();
-                let outside = self.world.used(c, &mut Vec::new());
-                serde_json::json!([digest_bytes(c.document.source.text().as_bytes()), values, files, outside])
+    /// Keys of all that goes in, the layer to start from, and the digest of it all with the tests.
+    fn choose_layers(&mut self, reuse: &Reuse, shelf: &Shelf) -> Result<(), Failure> {
+        let secret = shelf.catalog.home().secret()?;
+        let around = Surroundings {
+            catalog: shelf.catalog,
+            world: &self.world,
+            secret: &secret,
+            today: &clock::date(clock::now_ms()),
+            version: self.recipe.version.to_string(),
+            network: self.recipe.settings.network == super::recipe::Network::User,
+        };
+        let entries: Vec<Entry> = (0..self.components.len())
+            .map(|index| {
+                let (component, lane) = (&self.components[index], self.lane(index));
+                let inputs = around.inputs(component, &BUILD_PHASES, lane, &self.files[index]);
+                let wishes = self.recipe.components[index].wishes;
+                Entry { label: component.label.clone(), inputs, wishes, idle: lane.is_none() }
             })
             .collect();
-        let s = &self.recipe.settings;
-        let all = serde_json::json!({
-            "generation": GENERATION,
-            "parent": self.parent.digest,
-            "documents": documents,
-            "lanes": self.lanes.iter().map(|l| l.as_str()).collect::<Vec<_>>(),
-            "disk": self.disk_size,
-            "workingDirectory": self.recipe.working_directory,
-            "cpu": self.cpu,
-            "firmware": self.firmware.map(|f| f.as_str()),
-            "interface": s.disk.as_str(),
-            "network": s.network.as_str(),
-            "tests": self.test_firmware.iter().map(|f| f.as_str()).collect::<Vec<_>>(),
-        });
-        digest_bytes(all.to_string().as_bytes())
+        let tested = |component| around.inputs(component, &TEST_PHASES, None, &[]).parts;
+        let tests: Vec<_> = self.components.iter().filter(|_| self.recipe.tests).map(tested).collect();
+        let firmware: Vec<_> = self.test_firmware.iter().map(|f| f.as_str()).collect();
+        let recipe = self.recipe.name.slug();
+        self.layers = Layers::choose(layers::start(self), entries, &recipe, reuse, shelf.catalog)?;
+        let all = serde_json::json!([self.layers.keys.last(), firmware, layers::keys(&[], &tests)]);
+        self.inputs = digest_bytes(all.to_string().as_bytes());
+        Ok(())
     }
 
     fn warn_of_little_space(&mut self) {

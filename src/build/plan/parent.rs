@@ -46,6 +46,7 @@ impl Parent {
             bytes: self.file_size,
             virtual_size: self.virtual_size,
             backing: self.backing.clone(),
+            file: None,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Located;
 use super::settings::one_of;
+use crate::build::layers::choice::Wishes;
 use crate::model::{VersionPattern, slug};
 use crate::support::diagnostic::Findings;
 use crate::support::source::Span;
@@ -17,6 +18,8 @@ pub struct ComponentUse {
     pub parameters: Vec<(String, Vec<String>, Span)>,
     /// What it brings along from this machine, there before its first step runs.
     pub files: Vec<FileUse>,
+    /// What it says of its layer.
+    pub wishes: Wishes,
     pub span: Span,
 }
 
@@ -85,8 +88,8 @@ pub fn components(node: &Node, folder: &Path, findings: &mut Findings) -> Vec<Co
 fn component(node: &Node, folder: &Path, findings: &mut Findings) -> Option<ComponentUse> {
     if !matches!(node.value, Value::Mapping(_)) {
         let reference = reference(node, folder, findings)?;
-        let (parameters, files) = (Vec::new(), Vec::new());
-        return Some(ComponentUse { reference, run: None, parameters, files, span: node.span });
+        let (parameters, files, wishes) = (Vec::new(), Vec::new(), Wishes::default());
+        return Some(ComponentUse { reference, run: None, parameters, files, wishes, span: node.span });
     }
     let mut fields = Fields::of(node, "a component of the recipe", findings)?;
     let given: Vec<&Node> =
@@ -94,11 +97,12 @@ fn component(node: &Node, folder: &Path, findings: &mut Findings) -> Option<Comp
     let parameters = fields.optional("parameters").map(|p| parameters(p, findings)).unwrap_or_default();
     let files = fields.optional("files").map(|f| files(f, folder, findings)).unwrap_or_default();
     let run = fields.optional("run").and_then(|n| lane(n, findings));
+    let wishes = wishes(&mut fields, findings);
     fields.finish(findings);
     match given[..] {
         [one] => {
             let reference = reference(one, folder, findings)?;
-            Some(ComponentUse { reference, run, parameters, files, span: one.span })
+            Some(ComponentUse { reference, run, parameters, files, wishes, span: one.span })
         }
         [] => {
             findings
@@ -112,6 +116,27 @@ fn component(node: &Node, folder: &Path, findings: &mut Findings) -> Option<Comp
             None
         }
     }
+}
+
+/// `needs: live`, `ttl: 7d`, `freeze: false`.
+fn wishes(fields: &mut Fields, findings: &mut Findings) -> Wishes {
+    let mut wishes = Wishes::default();
+    if let Some(node) = fields.optional("needs") {
+        let live = one_of(node, "`needs`", &["live"], |name: &str| name, findings);
+        wishes.needs_live = live.is_some();
+    }
+    if let Some(node) = fields.optional("ttl")
+        && let Some(text) = findings.text(node, "`ttl`")
+    {
+        match text.parse() {
+            Ok(ttl) => wishes.ttl = Some(ttl),
+            Err(e) => drop(findings.error(node.span, "bad-value", format!("`ttl`: {e}"))),
+        }
+    }
+    if let Some(node) = fields.optional("freeze") {
+        wishes.no_freeze = findings.boolean(node, "`freeze`") == Some(false);
+    }
+    wishes
 }
 
 /// `run: appliance`.

@@ -13,6 +13,10 @@ use std::time::Duration;
 
 impl Workshop {
     pub(in crate::build) async fn boot(&mut self, patience: &Patience) -> Result<(), Failure> {
+        if self.plan.layers.is_complete() {
+            self.note(Stage::Boot, "nothing to boot for: all components are in the layer");
+            return Ok(());
+        }
         self.take_lane(self.plan.first_lane(), Stage::Boot, patience).await
     }
 

@@ -8,18 +8,20 @@ use crate::catalog::undo::UndoKind;
 use crate::disk::{self, blocklist::BlockList};
 use crate::model::{DiskFormat, Failure, FailureKind, Stage};
 use crate::support::wait::Patience;
-use std::path::Path;
 
 impl Workshop {
     pub(in crate::build) async fn capture(&mut self, patience: &Patience) -> Result<(), Failure> {
         let facts = self.facts()?;
         let (details, free) = (Details::of(&self.plan, facts).json().to_string(), facts.root.free);
         let overlay = self.overlay.take().ok_or_else(|| out_of_order("there is no disk"))?;
-        let parent = &self.plan.parent;
+        let base = self.base.clone().ok_or_else(|| out_of_order("the disk stands on nothing"))?;
         let format = DiskFormat::Qcow2;
         // In the store a disk and what it stands on lie side by side, and the home folder may move.
-        let backing = format!("{}.{}", parent.digest, parent.format);
-        disk::rename_backing(&overlay.path, Path::new(&backing), parent.format, patience).await?;
+        disk::rename_backing(&overlay.path, &base.file).map_err(|source| CatalogError::Io {
+            doing: "write the header of",
+            path: overlay.path.clone(),
+            source,
+        })?;
         let digest = disk::sha256(&overlay.path, patience).await?;
         let name = format!("{digest}.{format}");
         let undo = self.acquire(UndoKind::Artifact, &name)?;
@@ -40,7 +42,8 @@ impl Workshop {
             format: format.as_str().into(),
             bytes,
             virtual_size: self.plan.disk_size,
-            backing: Some(parent.digest.clone()),
+            backing: Some(base.digest),
+            file: None,
         };
         // From here on nothing is lost by a crash.
         self.catalog.write(|t| {

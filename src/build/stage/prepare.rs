@@ -2,23 +2,39 @@
 
 use crate::appliance::{ApplianceError, Kit};
 use crate::build::event::What;
+use crate::build::layers::Base;
 use crate::build::plan::GUEST_SPACE;
 use crate::build::recipe::Lane;
 use crate::build::running::Running;
 use crate::build::workshop::Workshop;
 use crate::disk;
-use crate::model::{Failure, Stage};
+use crate::model::{DiskFormat, Failure, Stage};
+use crate::support::clock;
 use crate::support::wait::Patience;
 
 impl Workshop {
     pub(in crate::build) async fn prepare(&mut self, patience: &Patience) -> Result<(), Failure> {
         let plan = self.plan.clone();
-        let parent = self.stored(&plan.parent.digest, plan.parent.format.as_str());
+        let base = match &plan.layers.resume {
+            Some(resume) => Base::of(&resume.artifact),
+            None => Base::of(&plan.parent.artifact()),
+        };
         let overlay = self.folder.join("overlay.qcow2");
-        let grown = (plan.disk_size > plan.parent.virtual_size).then_some(plan.disk_size);
+        // A layer has been grown.
+        let from_parent = plan.layers.resume.is_none();
+        let grown = (from_parent && plan.disk_size > plan.parent.virtual_size).then_some(plan.disk_size);
+        let path = base.path(self.catalog.home());
         let create =
-            async { disk::create_overlay(&parent, plan.parent.format, &overlay, grown, patience).await };
+            async { disk::create_overlay(&path, DiskFormat::Qcow2, &overlay, grown, patience).await };
         self.overlay = Some(self.hold(&overlay, create).await?);
+        self.base = Some(base);
+        if let Some(resume) = &plan.layers.resume {
+            self.ran.clone_from(&resume.ran);
+            let (last, at) = (&resume.layer.component, clock::rfc3339(resume.layer.created));
+            let text =
+                format!("starting from the layer after {last}, made by {} at {at}", resume.layer.build);
+            self.note(Stage::Prepare, text);
+        }
 
         let lane = plan.first_lane();
         let appliance = self.disk_in_appliance(Stage::Prepare, lane, patience).await?;
@@ -38,7 +54,7 @@ impl Workshop {
             }
         }
         let facts = self.facts()?;
-        if grown.is_none() {
+        if from_parent && grown.is_none() {
             self.catalog.write(|t| t.note_free_space(&plan.parent.digest, facts.root.free))?;
         }
         self.note(

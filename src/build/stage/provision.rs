@@ -38,8 +38,11 @@ pub(super) struct Phases<'a> {
 impl Workshop {
     pub(in crate::build) async fn provision(&mut self, patience: &Patience) -> Result<(), Failure> {
         let plan = self.plan.clone();
-        for (index, component) in plan.components.iter().enumerate() {
-            let Some(lane) = plan.lane(index) else { continue };
+        for (index, component) in plan.components.iter().enumerate().skip(plan.layers.done()) {
+            let Some(lane) = plan.lane(index) else {
+                self.keep_layer(index, patience).await?;
+                continue;
+            };
             self.take_lane(lane, Stage::Provision, patience).await?;
             self.hand_over(&component.label, &plan.files[index], patience).await?;
             let mut options = self.options(Stage::Provision);
@@ -47,7 +50,7 @@ impl Workshop {
                 options.reboots = Reboots::Refuse(NO_REBOOT);
                 options.environment.push((OFFLINE.0.into(), OFFLINE.1.into()));
             }
-            let before = plan.provision.iter().filter(|s| s.component < index).count();
+            let before = plan.to_provision().filter(|s| s.component < index).count();
             let phases = Phases {
                 stage: Stage::Provision,
                 components: index..index + 1,
@@ -55,6 +58,7 @@ impl Workshop {
                 offset: before as u32,
             };
             self.run_phases(phases, options, patience).await?;
+            self.keep_layer(index, patience).await?;
         }
         Ok(())
     }

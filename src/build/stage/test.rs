@@ -18,7 +18,7 @@ impl Workshop {
         let plan = self.plan.clone();
         let patience = patience.at_most(Duration::from_secs(plan.recipe.test_timeout));
         for (round, firmware) in plan.test_firmware.iter().enumerate() {
-            let offset = plan.provision.len() + round * plan.test.len();
+            let offset = plan.to_provision().count() + round * plan.test.len();
             self.test_under(*firmware, offset as u32, &patience).await?;
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! `kiln build FILE`.
 
-use super::planning::{self, Recipe};
+use super::planning::{self, Caching, Recipe};
 use crate::build::plan::Plan;
 use crate::build::workshop::Visitor;
 use crate::catalog::image::Image;
@@ -21,9 +21,14 @@ use tokio_util::sync::CancellationToken;
 pub struct Arguments {
     #[command(flatten)]
     recipe: Recipe,
-    /// Build also when nothing changed since the last build of this version
+    #[command(flatten)]
+    caching: Caching,
+    /// Make the next build also when nothing changed since the last one of this version
     #[arg(long)]
     rebuild: bool,
+    /// Fail rather than run a component: everything has to come from layers
+    #[arg(long, conflicts_with_all = ["no_cache", "no_cache_from"])]
+    locked: bool,
     /// When the build fails: keep its disk, clean up, or open a shell in the guest of the failed step
     /// while it still runs, and clean up then [default: as the recipe says, else cleanup]
     #[arg(long, value_enum, value_name = "WHAT")]
@@ -64,7 +69,9 @@ pub async fn run(
     cancel: &CancellationToken,
 ) -> Result<u8, Failure> {
     let service = planning::open(settings)?;
-    let plan = planning::plan(&service, &arguments.recipe, settings, arguments.dry_run, cancel).await?;
+    let reuse = arguments.caching.reuse();
+    let dry = arguments.dry_run;
+    let plan = planning::plan(&service, &arguments.recipe, settings, dry, &reuse, cancel).await?;
     planning::warn(&plan.warnings);
     if arguments.dry_run {
         match settings.format {
@@ -73,11 +80,13 @@ pub async fn run(
         }
         return Ok(0);
     }
-    if !arguments.rebuild
-        && let Some(found) = build::existing(&service, &plan)?
-    {
+    let anew = arguments.rebuild || reuse.none || reuse.none_from.is_some();
+    if !anew && let Some(found) = build::existing(&service, &plan, &reuse)? {
         unchanged(&service, &plan, found, settings, cancel).await?;
         return Ok(0);
+    }
+    if arguments.locked {
+        build::check_locked(&plan)?;
     }
     if arguments.on_error == Some(OnError::Shell) && !terminal::is_interactive() {
         return Err(Failure::new(

@@ -1,6 +1,6 @@
 //! `kiln plan FILE`.
 
-use super::planning::{self, Recipe};
+use super::planning::{self, Caching, Recipe};
 use crate::cli::Settings;
 use crate::cli::render::{self, Format};
 use crate::model::Failure;
@@ -11,6 +11,8 @@ use tokio_util::sync::CancellationToken;
 pub struct Arguments {
     #[command(flatten)]
     recipe: Recipe,
+    #[command(flatten)]
+    caching: Caching,
 }
 
 pub async fn run(
@@ -19,7 +21,8 @@ pub async fn run(
     cancel: &CancellationToken,
 ) -> Result<u8, Failure> {
     let service = planning::open(settings)?;
-    let plan = planning::plan(&service, &arguments.recipe, settings, true, cancel).await?;
+    let reuse = arguments.caching.reuse();
+    let plan = planning::plan(&service, &arguments.recipe, settings, true, &reuse, cancel).await?;
     match settings.format {
         Format::Human => {
             planning::warn(&plan.warnings);
@@ -27,7 +30,7 @@ pub async fn run(
             if let Some(failure) = &plan.unrunnable {
                 println!("  as things are a build would stop: {failure}");
             }
-            if let Some(image) = crate::service::build::existing(&service, &plan)? {
+            if let Some(image) = crate::service::build::existing(&service, &plan, &reuse)? {
                 println!(
                     "  nothing changed since {image}: a build returns it (--rebuild builds all the same)"
                 );

@@ -1,5 +1,6 @@
 //! What `plan`, `validate` and `build` have in common.
 
+use crate::build::layers::Reuse;
 use crate::build::plan::{Plan, Setting};
 use crate::cli::Settings;
 use crate::cli::settings::Runner;
@@ -23,6 +24,26 @@ pub struct Recipe {
     pub values: Option<PathBuf>,
 }
 
+/// What of earlier builds may be used.
+#[derive(clap::Args)]
+pub struct Caching {
+    /// Start from the parent image: use no layer of an earlier build
+    #[arg(long)]
+    pub no_cache: bool,
+    /// Use no layer from this component on
+    #[arg(long, value_name = "COMPONENT", conflicts_with = "no_cache")]
+    pub no_cache_from: Option<String>,
+    /// Run again what updates packages or downloads, however recent it is
+    #[arg(long)]
+    pub refresh: bool,
+}
+
+impl Caching {
+    pub fn reuse(&self) -> Reuse {
+        Reuse { none: self.no_cache, none_from: self.no_cache_from.clone(), refresh: self.refresh }
+    }
+}
+
 /// Opens the home folder and says what was put in order there.
 pub fn open(settings: &Settings) -> Result<Service, Failure> {
     let service = Service::open(&settings.home)?;
@@ -41,13 +62,14 @@ pub async fn plan(
     recipe: &Recipe,
     settings: &Settings,
     only_plan: bool,
+    reuse: &Reuse,
     cancel: &CancellationToken,
 ) -> Result<Plan, Failure> {
     let patience = Patience::unlimited(cancel);
     let host = service::host(settings.accel.into(), only_plan);
     let fetching = Some(settings.fetching(Runner::Guest)?);
     let world = World { fetching, values: values(recipe.values.as_deref())? };
-    service::build::plan(service, &recipe.file, &recipe.set, host, &world, &patience).await
+    service::build::plan(service, &recipe.file, &recipe.set, host, reuse, &world, &patience).await
 }
 
 /// What `--values` names; without it nothing has a value.

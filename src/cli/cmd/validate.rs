@@ -1,6 +1,7 @@
 //! `kiln validate FILE`.
 
 use super::planning::{self, Recipe};
+use crate::build::layers::Reuse;
 use crate::cli::Settings;
 use crate::cli::render::Format;
 use crate::model::Failure;
@@ -20,7 +21,7 @@ pub async fn run(
     cancel: &CancellationToken,
 ) -> Result<u8, Failure> {
     let service = planning::open(settings)?;
-    let plan = planning::plan(&service, &arguments.recipe, settings, true, cancel).await?;
+    let plan = planning::plan(&service, &arguments.recipe, settings, true, &Reuse::default(), cancel).await?;
     match settings.format {
         Format::Human => {
             planning::warn(&plan.warnings);

@@ -1,6 +1,7 @@
 //! A plan, for people and for programs.
 
 use crate::build::host_files::HostFiles;
+use crate::build::layers::Why;
 use crate::build::plan::Plan;
 use crate::build::recipe::Lane;
 use crate::component::{Component, Iterations, PlannedStep};
@@ -22,6 +23,11 @@ fn mib(bytes: u64) -> String {
 fn stage_text(plan: &Plan, stage: Stage) -> String {
     let s = &plan.recipe.settings;
     match stage {
+        Stage::Prepare if plan.layers.resume.is_some() => {
+            let resume = plan.layers.resume.as_ref().expect("just looked");
+            let (after, build) = (&resume.layer.component, &resume.layer.build);
+            format!("overlay on the layer after {after}, made by {build}")
+        }
         Stage::Prepare if plan.disk_size > plan.parent.virtual_size => {
             format!(
                 "overlay on {}, grown from {} to {}",
@@ -31,6 +37,7 @@ fn stage_text(plan: &Plan, stage: Stage) -> String {
             )
         }
         Stage::Prepare => format!("overlay on {} ({})", plan.parent.name, mib(plan.parent.virtual_size)),
+        Stage::Boot if plan.layers.is_complete() => "nothing to boot for".into(),
         Stage::Boot => format!(
             "{}, {}, {} vCPU, {} MiB, cpu {}, disk {}, network {}",
             match (plan.first_lane(), plan.firmware) {
@@ -45,7 +52,7 @@ fn stage_text(plan: &Plan, stage: Stage) -> String {
             s.disk.as_str(),
             s.network.as_str()
         ),
-        Stage::Provision => format!("{} steps", plan.provision.len()),
+        Stage::Provision => format!("{} steps", plan.to_provision().count()),
         Stage::Seal => "power off, clean the disk of this machine's traces".into(),
         Stage::Capture => "digest and keep the disk".into(),
         Stage::Test => {
@@ -60,21 +67,36 @@ fn stage_text(plan: &Plan, stage: Stage) -> String {
     }
 }
 
-fn steps_of(plan: &Plan, stage: Stage) -> &[PlannedStep] {
+fn steps_of(plan: &Plan, stage: Stage) -> Vec<&PlannedStep> {
     match stage {
-        Stage::Provision => &plan.provision,
-        Stage::Test => &plan.test,
-        _ => &[],
+        Stage::Provision => plan.to_provision().collect(),
+        Stage::Test => plan.test.iter().collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Why a component runs, or where its work comes from; nothing where layers have no part in it.
+fn layer_text(plan: &Plan, index: usize) -> Option<String> {
+    let label = &plan.components[index].label;
+    match plan.layers.why.get(index)? {
+        None => Some(format!("{label}: in the layer")),
+        Some(Why::Reason(_)) if plan.lane(index).is_none() => None,
+        Some(Why::Reason(reason)) => Some(format!("{label} runs: {reason}")),
+        Some(Why::Follows) => None,
     }
 }
 
 /// What happens within a stage, in order.
 fn below(plan: &Plan, stage: Stage) -> Vec<String> {
     if stage != Stage::Provision {
-        return steps_of(plan, stage).iter().map(|s| step_text(s, None)).collect();
+        return steps_of(plan, stage).into_iter().map(|s| step_text(s, None)).collect();
     }
     let mut lines = Vec::new();
     for (index, (component, files)) in plan.components.iter().zip(&plan.files).enumerate() {
+        lines.extend(layer_text(plan, index));
+        if index < plan.layers.done() {
+            continue;
+        }
         lines.extend(files.iter().map(|files| format!("{} brings {files}", component.label)));
         let lane = plan.lane(index);
         let steps = plan.provision.iter().filter(|s| s.component == index);
@@ -133,11 +155,24 @@ pub fn json(plan: &Plan) -> Value {
         .stages()
         .iter()
         .map(|stage| {
-            let steps: Vec<Value> = steps_of(plan, *stage).iter().map(step_json).collect();
+            let steps: Vec<Value> = steps_of(plan, *stage).into_iter().map(step_json).collect();
             json!({"stage": stage.as_str(), "text": stage_text(plan, *stage), "steps": steps})
         })
         .collect();
-    let component = |(index, component): (usize, &Component)| json!({"name": component.label, "run": plan.lane(index).map(Lane::as_str)});
+    let component = |(index, component): (usize, &Component)| {
+        let why = match plan.layers.why.get(index) {
+            Some(Some(Why::Reason(reason))) => Some(reason.as_str()),
+            Some(Some(Why::Follows)) => Some("a component before it runs"),
+            _ => None,
+        };
+        json!({
+            "name": component.label,
+            "run": plan.lane(index).map(Lane::as_str),
+            "key": plan.layers.keys[index + 1],
+            "layer": index < plan.layers.done(),
+            "why": why,
+        })
+    };
     let components: Vec<Value> = plan.components.iter().enumerate().map(component).collect();
     let files: Vec<Value> = plan
         .components
@@ -211,6 +246,7 @@ web 1.0.0 from debian-12 (x86_64)
   prepare    overlay on debian-12, grown from 2 GiB to 4 GiB
   boot       kernel started directly, tcg, 1 vCPU, 1024 MiB, cpu max, disk virtio, network user
   provision  2 steps
+             site runs: there is no layer of it yet
              site build/Write (ExecuteBash)
              site validate/Check (ExecuteBash)
   seal       power off, clean the disk of this machine's traces
@@ -220,7 +256,7 @@ web 1.0.0 from debian-12 (x86_64)
   distribute raw to HOME/out/web.raw, qcow2 to HOME/out/web.qcow2
   free space on the guest's root: known once a build has looked at debian-12
 ";
-        assert_eq!(said.lines().take(12).map(|l| format!("{l}\n")).collect::<String>(), want);
+        assert_eq!(said.lines().take(13).map(|l| format!("{l}\n")).collect::<String>(), want);
         let in_the_lane = bench.good(&text.replace("kiln: {", "kiln: {run: appliance, "), &[]).await;
         let said = human(&in_the_lane);
         assert!(

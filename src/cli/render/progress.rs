@@ -142,6 +142,11 @@ impl Lines {
                     seconds(*wall_ms)
                 )
             }
+            What::Layer { component, bytes, held_ms, wall_ms } => format!(
+                "layer kept after {component}: {} MiB in {} (writes held for {held_ms} ms)",
+                bytes >> 20,
+                seconds(*wall_ms)
+            ),
             What::Warning { text } => format!("warning: {text}"),
             What::OutputLost { lines } => {
                 format!("({lines} lines of output not shown; the step's log has them)")
@@ -254,6 +259,7 @@ impl Renderer for Bars {
             }
             What::Status { .. } => {}
             What::StageEnded { .. }
+            | What::Layer { .. }
             | What::Warning { .. }
             | What::OutputLost { .. }
             | What::BuildEnded { .. } => {

@@ -1,0 +1,186 @@
+//! Keeping a layer: writes are held for a moment, the disk goes on in a new file, the guest runs on.
+
+use crate::build::event::What;
+use crate::build::workshop::{Held, Workshop, out_of_order};
+use crate::catalog::artifact::Artifact;
+use crate::catalog::home::Home;
+use crate::catalog::layer::{ImageLayer, Layer};
+use crate::catalog::undo::UndoKind;
+use crate::disk;
+use crate::guest::GuestFiles;
+use crate::model::{DiskFormat, Failure, FailureKind, Stage};
+use crate::support::wait::Patience;
+use crate::support::{clock, random};
+use kiln_protocol::message::Operation;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long the guest's watchdog lets writes be held.
+const HOLD_LIMIT: Duration = Duration::from_secs(30);
+/// Writing out what the guest has in memory, which comes before.
+const FLUSH_LIMIT: Duration = Duration::from_secs(300);
+
+/// What a build's disk stands on: an artifact.
+#[derive(Clone, Debug)]
+pub struct Base {
+    pub digest: String,
+    /// Its file's name in the store.
+    pub file: String,
+}
+
+impl Base {
+    pub fn of(artifact: &Artifact) -> Base {
+        Base { digest: artifact.digest.clone(), file: artifact.file_name() }
+    }
+
+    pub fn path(&self, home: &Home) -> PathBuf {
+        home.artifacts().join(&self.file)
+    }
+}
+
+impl Workshop {
+    /// Keeps the disk as it is after a component, where the plan says so. A layer that could not be made
+    /// costs a later build time, never this one its success.
+    pub(in crate::build) async fn keep_layer(
+        &mut self,
+        component: usize,
+        patience: &Patience,
+    ) -> Result<(), Failure> {
+        self.ran.push(clock::now_ms());
+        if !self.plan.layers.keeps(component) || self.plan.layers.entries[component].idle {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let name = random::hexadecimal(16).map_err(|e| system("take random bytes for a layer's name", e))?;
+        let name = format!("layer-{name}.qcow2");
+        let undo = self.acquire(UndoKind::Artifact, &name)?;
+        let current =
+            self.overlay.as_ref().map(|o| o.path.clone()).ok_or_else(|| out_of_order("there is no disk"))?;
+        let next = current.with_file_name("next.qcow2");
+        let stored = self.catalog.home().artifacts().join(&name);
+        let make = disk::create_overlay_unopened(&stored, &next, self.plan.disk_size, patience);
+        let held = self.hold(&next, make).await?;
+        let switched = self.switch(&held.path, patience).await;
+        let frozen = match switched {
+            Ok(frozen) => frozen,
+            Err(NotKept::Untouched(why)) => {
+                let label = &self.plan.layers.entries[component].label;
+                self.events.send(What::Warning { text: format!("no layer is kept after {label}: {why}") });
+                self.give_back(&held)?;
+                return Ok(self.catalog.write(|t| t.drop_undo(undo))?);
+            }
+            Err(NotKept::Broken(failure)) => return Err(*failure),
+        };
+        let bytes = self.store_layer(component, &name, undo, held, frozen.whole, patience).await?;
+        self.events.send(What::Layer {
+            component: self.plan.layers.entries[component].label.clone(),
+            bytes,
+            held_ms: frozen.held.as_millis() as u64,
+            wall_ms: begun.elapsed().as_millis() as u64,
+        });
+        Ok(())
+    }
+
+    /// The machine's disk goes on in `next`. What it wrote to is whole then, if the guest held its writes.
+    async fn switch(&self, next: &Path, patience: &Patience) -> Result<Frozen, NotKept> {
+        let running = self.running.as_ref().ok_or_else(|| NotKept::Untouched("nothing runs".into()))?;
+        let guest = running.guest().ok_or_else(|| NotKept::Untouched("nothing runs".into()))?;
+        let flush = patience.at_most(FLUSH_LIMIT);
+        let limit_ms = HOLD_LIMIT.as_millis() as u32;
+        let freeze = guest.act(Operation::Freeze { limit_ms }, &flush).await;
+        freeze.map_err(|e| NotKept::Untouched(e.to_string()))?;
+        let begun = Instant::now();
+        let at_once = patience.at_most(HOLD_LIMIT);
+        let switched = running.snapshot_disk(next, &at_once).await;
+        let thawed = guest.act(Operation::Thaw, &at_once).await;
+        match switched {
+            Ok(()) => Ok(Frozen { whole: thawed.is_ok(), held: begun.elapsed() }),
+            Err(e) if thawed.is_ok() => Err(NotKept::Untouched(e.to_string())),
+            Err(e) => Err(NotKept::Broken(Box::new(Failure::from_error(FailureKind::Environment, &e)))),
+        }
+    }
+
+    /// The file that is whole now goes into the store, the one that goes on takes its place.
+    async fn store_layer(
+        &mut self,
+        component: usize,
+        name: &str,
+        undo: i64,
+        next: Held,
+        whole: bool,
+        patience: &Patience,
+    ) -> Result<u64, Failure> {
+        let current =
+            self.overlay.as_ref().map(|o| o.path.clone()).ok_or_else(|| out_of_order("there is no disk"))?;
+        let below = self.base.clone().ok_or_else(|| out_of_order("the disk stands on nothing"))?;
+        disk::rename_backing(&current, &below.file).map_err(|e| system("write a layer's header", e))?;
+        let (catalog, from, to) = (self.catalog.clone(), current.clone(), name.to_owned());
+        let stored = tokio::task::spawn_blocking(move || catalog.store_file_as(&from, &to)).await;
+        let path = stored.map_err(|e| Failure::new(FailureKind::Internal, e.to_string()))??;
+        std::fs::rename(&next.path, &current).map_err(|e| system("put the disk in its place", e))?;
+        let digest = disk::sha256(&path, patience).await?;
+        let metadata = std::fs::metadata(&path).map_err(|e| system("look at a layer", e))?;
+        let artifact = Artifact {
+            digest: digest.clone(),
+            format: DiskFormat::Qcow2.as_str().into(),
+            bytes: metadata.len(),
+            virtual_size: self.plan.disk_size,
+            backing: Some(below.digest),
+            file: Some(name.into()),
+        };
+        let layers = &self.plan.layers;
+        let label = layers.entries[component].label.clone();
+        let layer = Layer {
+            key: layers.keys[component + 1].clone(),
+            disk: digest.clone(),
+            modified: metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec(),
+            recipe: self.plan.recipe.name.slug(),
+            component: label.clone(),
+            position: component as u32,
+            parts: layers.record(component + 1, &self.ran),
+            build: self.build.clone(),
+            created: 0,
+            used: 0,
+        };
+        let position = component as u32;
+        let of_image = ImageLayer { position, component: label, disk: digest.clone(), reused: false };
+        self.catalog.write(|t| {
+            t.add_artifact(&artifact)?;
+            t.pin(&self.build, &digest)?;
+            // One that was not held still is part of this build's disk, and of no other's.
+            if whole {
+                t.put_layer(&layer)?;
+                t.note_image_layer(self.image, &of_image)?;
+            }
+            t.drop_undo(undo)?;
+            t.drop_undo(next.undo)?;
+            t.journal(&self.build, "layer", &format!("{name} {digest}"))
+        })?;
+        self.base = Some(Base::of(&artifact));
+        if !whole {
+            let text = "the guest's watchdog let writes go on before the layer was made: it is not reused";
+            self.events.send(What::Warning { text: text.into() });
+        }
+        self.note(Stage::Provision, format!("layer {}, {} MiB", &layer.key[..16], metadata.len() >> 20));
+        Ok(metadata.len())
+    }
+}
+
+struct Frozen {
+    /// Writes were held all the time.
+    whole: bool,
+    held: Duration,
+}
+
+/// Why there is no layer.
+enum NotKept {
+    /// The disk is as before, and writable.
+    Untouched(String),
+    /// Nobody knows.
+    Broken(Box<Failure>),
+}
+
+fn system(doing: &str, source: std::io::Error) -> Failure {
+    Failure::new(FailureKind::Environment, format!("cannot {doing}: {source}"))
+}

@@ -6,8 +6,8 @@ use super::plan::Plan;
 use super::recover;
 use crate::catalog::artifact::digest_bytes;
 use crate::catalog::image::{Image, NewImage};
-use crate::catalog::{Catalog, CatalogError};
-use crate::model::{Failure, FailureKind, Firmware};
+use crate::catalog::{Catalog, CatalogError, Transaction};
+use crate::model::{Failure, FailureKind, Firmware, ImageStatus};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -40,10 +40,26 @@ pub fn test_folder(folder: &Path, firmware: Firmware) -> PathBuf {
     folder.join(format!("test-{firmware}"))
 }
 
+/// How a build was asked for, so that it can be asked for again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Asked {
+    /// Absolute.
+    pub recipe: PathBuf,
+    /// As on the command line.
+    pub set: Vec<String>,
+    pub values: Option<PathBuf>,
+}
+
+impl Asked {
+    fn json(&self) -> String {
+        serde_json::to_string(self).expect("it is plain data")
+    }
+}
+
 /// Registers the image PENDING and makes the build's folder.
-pub fn begin(catalog: &Catalog, plan: &Plan) -> Result<Begun, Failure> {
-    let nursery = recover::nursery_path(catalog);
-    let _nursery = Lock::take(&nursery).map_err(|e| io("lock", &nursery, e))?;
+pub fn begin(catalog: &Catalog, plan: &Plan, asked: &Asked) -> Result<Begun, Failure> {
+    let _nursery = nursery(catalog)?;
     let parent = &plan.parent;
     if parent.adopt {
         catalog.adopt_file(&parent.file, parent.format.as_str(), &parent.digest)?;
@@ -65,17 +81,52 @@ pub fn begin(catalog: &Catalog, plan: &Plan) -> Result<Begun, Failure> {
             details: "{}".into(),
         })?;
         let id = image.path_name();
-        t.add_build(&id, image.id)?;
-        if let Some(resume) = &plan.layers.resume {
-            // It may have gone since the plan was made; who wants it now keeps it.
-            t.artifact(&resume.artifact.digest)?;
-            t.pin(&id, &resume.artifact.digest)?;
-            t.touch_layer(&resume.layer.key)?;
-            plan.layers.reused(t, image.id)?;
-        }
-        t.journal(&id, "begun", &format!("image {image}, inputs {}", plan.inputs))?;
+        add(t, plan, &image, &id, asked)?;
         Ok::<_, CatalogError>((image, id))
     })?;
+    come_alive(catalog, image, id)
+}
+
+/// Another build of an image whose last one did not work: the same number, a folder of its own.
+pub fn begin_again(catalog: &Catalog, plan: &Plan, image: Image, asked: &Asked) -> Result<Begun, Failure> {
+    let _nursery = nursery(catalog)?;
+    let id = catalog.write(|t| {
+        let builds = t.builds_of(image.id)?;
+        let id = format!("{}-retry-{}", image.path_name(), builds.len());
+        let status = t.image(image.id)?.status;
+        let at_work = builds.iter().any(|b| b.ended.is_none());
+        if at_work || !matches!(status, ImageStatus::Failed | ImageStatus::Cancelled) {
+            let from = if at_work { "a build at work".into() } else { status.to_string() };
+            let to = ImageStatus::Creating.to_string();
+            return Err(CatalogError::Move { what: format!("image {image}"), from, to });
+        }
+        add(t, plan, &image, &id, asked)?;
+        Ok(id)
+    })?;
+    come_alive(catalog, image, id)
+}
+
+/// Held until the build has its rows, folder and lock.
+fn nursery(catalog: &Catalog) -> Result<Lock, Failure> {
+    let path = recover::nursery_path(catalog);
+    Lock::take(&path).map_err(|e| io("lock", &path, e))
+}
+
+/// The build's rows.
+fn add(t: &Transaction, plan: &Plan, image: &Image, id: &str, asked: &Asked) -> Result<(), CatalogError> {
+    t.add_build(id, image.id, &asked.json())?;
+    if let Some(resume) = &plan.layers.resume {
+        // It may have gone since the plan was made; from here on it stays.
+        t.artifact(&resume.artifact.digest)?;
+        t.pin(id, &resume.artifact.digest)?;
+        t.touch_layer(&resume.layer.key)?;
+        plan.layers.reused(t, image.id)?;
+    }
+    t.journal(id, "begun", &format!("image {image}, inputs {}", plan.inputs))
+}
+
+/// Folder, lock and event log.
+fn come_alive(catalog: &Catalog, image: Image, id: String) -> Result<Begun, Failure> {
     let folder = catalog.home().build(&id);
     let steps = steps_folder(&folder);
     std::fs::create_dir_all(&steps).map_err(|e| io("make", &steps, e))?;

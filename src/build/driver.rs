@@ -250,8 +250,13 @@ impl Driver<'_> {
         let wall_ms = self.begun.elapsed().as_millis() as u64;
         let cpu_ms = usage::children_cpu_ms().saturating_sub(self.cpu_before);
         let image = catalog.write(|t| {
+            let (stage, component) = match &verdict {
+                Verdict::Failed(failure) => (failure.stage.map(|s| s.as_str()), failure.component.as_deref()),
+                _ => (None, None),
+            };
             let summary = serde_json::json!({
-                "verdict": verdict.as_str(), "wallMs": wall_ms, "cpuMs": cpu_ms,
+                "verdict": verdict.as_str(), "stage": stage, "component": component,
+                "wallMs": wall_ms, "cpuMs": cpu_ms,
             });
             t.end_build(build, &summary.to_string())?;
             t.image(*image)

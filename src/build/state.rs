@@ -6,7 +6,7 @@
 
 use crate::model::{Failure, FailureKind, ImageStatus, Stage};
 
-/// Which stages a build has, in order. Capture is always among them.
+/// Which stages a build has, in order. Capture is always among them, but for builds that go on after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route(Vec<Stage>);
 
@@ -18,6 +18,11 @@ impl Route {
             _ => true,
         };
         Route(Stage::ALL.into_iter().filter(wanted).collect())
+    }
+
+    /// Without the stages before this one: they were done by a build before.
+    pub fn from(self, first: Stage) -> Route {
+        Route(self.0.into_iter().filter(|stage| *stage >= first).collect())
     }
 
     pub fn stages(&self) -> &[Stage] {
@@ -100,7 +105,10 @@ pub fn status_of(stage: Stage) -> ImageStatus {
 /// The move that an input makes. An input that means nothing in a state changes nothing.
 pub fn next(route: &Route, state: State, input: Input) -> (State, Vec<Effect>) {
     match (state, input) {
-        (State::New, Input::Begin) => start(Stage::Prepare),
+        (State::New, Input::Begin) => match route.0.first() {
+            Some(first) => start(*first),
+            None => undo(Verdict::Available),
+        },
         (State::New, Input::Cancel | Input::CancelNow) => undo(Verdict::Cancelled),
         (State::New, Input::TimedOut(limit)) => undo(timed_out(limit)),
 

@@ -95,6 +95,20 @@ impl Workshop {
         }
     }
 
+    /// What the image's disk is, for a build that goes on after its capture.
+    pub(super) fn recall_captured(&mut self) -> Result<(), Failure> {
+        if self.captured.is_some() {
+            return Ok(());
+        }
+        let digest = self.catalog.read(|t| t.image(self.image))?.disk;
+        let digest = digest.ok_or_else(|| out_of_order("no disk was captured"))?;
+        let artifact = self.catalog.read(|t| t.artifact(&digest))?;
+        self.blocks = BlockList::load(&self.catalog.block_list_path(&digest))
+            .map_err(|e| Failure::from_error(FailureKind::Environment, &e))?;
+        self.captured = Some(self.catalog.artifact_path(&artifact));
+        Ok(())
+    }
+
     /// Writes down that something is about to be made.
     pub(super) fn acquire(&self, kind: UndoKind, what: &str) -> Result<i64, CatalogError> {
         self.catalog.write(|t| {

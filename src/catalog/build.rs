@@ -15,9 +15,11 @@ pub struct Build {
     pub ended: Option<i64>,
     /// JSON of the engine: outcome, timings.
     pub summary: Option<String>,
+    /// JSON of the engine: the recipe's path and how it was to be built.
+    pub asked: Option<String>,
 }
 
-const COLUMNS: &str = "id, image, state, started, ended, summary";
+const COLUMNS: &str = "id, image, state, started, ended, summary, asked";
 
 fn build(r: &Row) -> rusqlite::Result<Build> {
     Ok(Build {
@@ -27,15 +29,16 @@ fn build(r: &Row) -> rusqlite::Result<Build> {
         started: r.get(3)?,
         ended: r.get(4)?,
         summary: r.get(5)?,
+        asked: r.get(6)?,
     })
 }
 
 impl Transaction<'_> {
-    pub fn add_build(&self, id: &str, image: i64) -> Result<()> {
+    pub fn add_build(&self, id: &str, image: i64, asked: &str) -> Result<()> {
         self.sql
             .execute(
-                "INSERT INTO builds (id, image, state, started) VALUES (?1, ?2, 'begun', ?3)",
-                (id, image, self.now),
+                "INSERT INTO builds (id, image, state, started, asked) VALUES (?1, ?2, 'begun', ?3, ?4)",
+                (id, image, self.now, asked),
             )
             .or_doing("add a build")?;
         Ok(())

@@ -131,6 +131,8 @@ CREATE TABLE image_layers (
     PRIMARY KEY (image, position)
 ) STRICT;
 
+ALTER TABLE builds ADD COLUMN asked TEXT;
+
 CREATE TABLE pins (
     build TEXT NOT NULL,
     disk  TEXT NOT NULL REFERENCES artifacts(digest),

@@ -113,7 +113,7 @@ impl ImageStatus {
             (Deprecated, Available) | (Disabled, Available) => true,
             (Available | Deprecated | Disabled, Deprecated | Disabled) => self != next,
             (from, Deleted) => from.is_final(),
-            (Failed | Cancelled, Building | Testing | Distributing) => true,
+            (Failed | Cancelled, Creating | Building | Testing | Distributing) => true,
             (from, to) => matches!((rank(from), rank(to)), (Some(a), Some(b)) if a < b),
         }
     }

@@ -1,7 +1,7 @@
 //! Building an image from a recipe file.
 
-use super::{Service, log};
-use crate::build::begin::{Begun, begin};
+use super::{Service, image, log};
+use crate::build::begin::{Asked, Begun, begin, begin_again};
 use crate::build::driver::{Order, drive};
 use crate::build::event::{StageName, What};
 use crate::build::layers::{Reuse, Why};
@@ -12,7 +12,7 @@ use crate::build::state::Verdict;
 use crate::build::workshop::{Visitor, Workshop};
 use crate::catalog::image::Image;
 use crate::component::World;
-use crate::model::{Failure, FailureKind, ImageStatus};
+use crate::model::{Failure, FailureKind, ImageStatus, Stage};
 use crate::support::files;
 use crate::support::wait::Patience;
 use std::path::{Path, PathBuf};
@@ -90,10 +90,47 @@ fn same(service: &Service, plan: &Plan) -> Result<Vec<Image>, Failure> {
 }
 
 /// Registers the image and makes the build's folder. Subscribe to its events before [`run`].
-pub fn start(service: &Service, plan: &Plan) -> Result<Begun, Failure> {
+pub fn start(service: &Service, plan: &Plan, asked: &Asked) -> Result<Begun, Failure> {
     plan.check_host_space(service.catalog.home().root())?;
     plan.check_exports()?;
-    begin(&service.catalog, plan)
+    begin(&service.catalog, plan, asked)
+}
+
+/// An image whose build did not work, and how that build was asked for.
+pub fn failed(service: &Service, name: &str) -> Result<(Image, Asked), Failure> {
+    let image = image::newest_of_any_status(service, name)?;
+    if !matches!(image.status, ImageStatus::Failed | ImageStatus::Cancelled) {
+        let message =
+            format!("image {image} is {}: only a FAILED or CANCELLED one is tried again", image.status);
+        return Err(Failure::new(FailureKind::Conflict, message));
+    }
+    let builds = service.catalog.read(|t| t.builds_of(image.id))?;
+    let asked = builds.iter().rev().find_map(|b| serde_json::from_str(b.asked.as_deref()?).ok());
+    let asked = asked.ok_or_else(|| {
+        let message = format!("nobody wrote down how image {image} was asked for");
+        Failure::new(FailureKind::Conflict, message).hint("kiln build RECIPE makes the next build.")
+    })?;
+    Ok((image, asked))
+}
+
+/// As [`start`], in the same build number: from the layer before what failed, or, when the disk was
+/// captured, from the stage that failed.
+pub fn restart(service: &Service, plan: &mut Plan, image: Image, asked: &Asked) -> Result<Begun, Failure> {
+    plan.check_host_space(service.catalog.home().root())?;
+    plan.check_exports()?;
+    if plan.inputs != image.inputs {
+        let message = format!("what goes into {image} has changed since it was begun");
+        return Err(Failure::new(FailureKind::Conflict, message)
+            .hint(format!("kiln build {} makes the next build of it.", asked.recipe.display())));
+    }
+    if image.disk.is_some() {
+        let builds = service.catalog.read(|t| t.builds_of(image.id))?;
+        let summary: serde_json::Value =
+            builds.last().and_then(|b| serde_json::from_str(b.summary.as_deref()?).ok()).unwrap_or_default();
+        let distribute = summary["stage"] == Stage::Distribute.as_str();
+        plan.route = plan.route.clone().from(if distribute { Stage::Distribute } else { Stage::Test });
+    }
+    begin_again(&service.catalog, plan, image, asked)
 }
 
 /// What to do about a build that fails.
@@ -114,6 +151,8 @@ pub struct Built {
     pub folder: PathBuf,
     pub report: Option<PathBuf>,
     pub verdict: Verdict,
+    /// The component that its first layer was the state after.
+    pub resumed: Option<String>,
 }
 
 /// Runs a begun build to its end.
@@ -127,6 +166,7 @@ pub async fn run(
     on_error: OnError,
     cancel: &CancellationToken,
 ) -> Result<Built, Failure> {
+    let resumed = plan.layers.resume.as_ref().map(|r| r.layer.component.clone());
     let plan = Arc::new(plan);
     begun.events.send(What::BuildStarted {
         image: begun.image.to_string(),
@@ -151,7 +191,7 @@ pub async fn run(
     let verdict = driven?;
     let image = service.catalog.read(|t| t.image(begun.image.id))?;
     let report = write_report(service, &begun, &verdict);
-    Ok(Built { image, build: begun.id.clone(), folder: begun.folder.clone(), report, verdict })
+    Ok(Built { image, build: begun.id.clone(), folder: begun.folder.clone(), report, verdict, resumed })
 }
 
 /// One file that tells the whole build. A build is no worse for the lack of it.
@@ -217,6 +257,12 @@ impl Built {
         failure.files.extend(self.report.clone());
         if matches!(self.verdict, Verdict::Failed(_)) {
             failure = failure.hint(format!("kiln log {} shows the logs of all steps.", self.build));
+            if let Some(after) = &self.resumed {
+                failure = failure.hint(format!(
+                    "This build started from the layer after {after}: --no-cache tells whether that matters."
+                ));
+            }
+            failure = failure.hint(format!("kiln retry {} tries it again from here.", self.image));
             if self.folder.join("overlay.qcow2").is_file() {
                 failure = failure.hint(format!(
                     "The disk is kept: kiln shell {0} opens it, kiln image remove {0} frees it.",

@@ -49,6 +49,12 @@ pub fn newest(service: &Service, name: &str) -> Result<Image, Failure> {
     })?)
 }
 
+/// The newest image of that name, whatever its status.
+pub fn newest_of_any_status(service: &Service, name: &str) -> Result<Image, Failure> {
+    let name = parse(name)?;
+    Ok(service.catalog.read(|t| t.newest_image(&name))?)
+}
+
 pub fn parse(name: &str) -> Result<ImageName, Failure> {
     name.parse().map_err(|e: String| Failure::new(FailureKind::Input, e))
 }

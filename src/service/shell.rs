@@ -2,6 +2,7 @@
 
 use super::Service;
 use super::run::{new_folder, remove, run_name};
+pub use super::subject::Moment;
 use super::subject::Subject;
 use crate::appliance::{Appliance, ApplianceError, BootFiles, DiskFacts, Kit};
 use crate::boot::{BootedGuest, CloudInit, Holds, Start, Watch};
@@ -29,6 +30,8 @@ pub struct Options {
     pub network: Network,
     /// What was written stays when the shell is left.
     pub keep: bool,
+    /// The image as it was then.
+    pub moment: Option<Moment>,
 }
 
 /// A guest to look around in. Dropped, its machine is killed.
@@ -49,7 +52,10 @@ pub async fn open(
     watch: Arc<dyn Watch>,
     patience: &Patience,
 ) -> Result<Shell, Failure> {
-    let subject = Subject::find(service, name)?;
+    let subject = match &options.moment {
+        Some(moment) => Subject::at(service, name, moment)?,
+        None => Subject::find(service, name)?,
+    };
     let home = service.catalog.home();
     let accelerator = resolve(options.choice, subject.architecture, home.root(), patience).await?;
     let qemu = Qemu::find(subject.architecture, patience).await.map_err(|e| e.failure())?;

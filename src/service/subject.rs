@@ -2,12 +2,38 @@
 
 use super::{Service, image};
 use crate::build::details::Details;
+use crate::build::layers;
 use crate::catalog::image::Image;
 use crate::machine::Interface;
 use crate::model::{Architecture, Failure, FailureKind};
+use std::fmt;
 use std::path::PathBuf;
 
 const MEMORY: u64 = 1024;
+
+/// A moment of a build.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Moment {
+    Before(String),
+    After(String),
+}
+
+impl Moment {
+    fn component(&self) -> &str {
+        match self {
+            Moment::Before(component) | Moment::After(component) => component,
+        }
+    }
+}
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Moment::Before(component) => write!(f, "before {component}"),
+            Moment::After(component) => write!(f, "after {component}"),
+        }
+    }
+}
 
 /// A disk to look at, which stays as it is.
 pub(super) struct Subject {
@@ -33,11 +59,29 @@ impl Subject {
                 interface: Interface::Virtio,
             });
         }
-        let image = image::newest(service, name)?;
+        Subject::of_image(service, image::newest(service, name)?)
+    }
+
+    /// What an image's disk was before or after one of its components.
+    pub fn at(service: &Service, name: &str, moment: &Moment) -> Result<Subject, Failure> {
+        let image = image::newest_of_any_status(service, name)?;
+        let disk = layer_disk(service, &image, moment)?;
+        let recorded = image.disk.is_some().then(|| Details::read(&image)).transpose()?;
+        let (memory, interface) = recorded.map_or((MEMORY, Interface::Virtio), |d| (d.memory, interface(&d)));
+        Ok(Subject {
+            title: format!("{image} {moment}"),
+            path_name: image.path_name(),
+            architecture: image.architecture,
+            disk,
+            memory,
+            interface,
+        })
+    }
+
+    fn of_image(service: &Service, image: Image) -> Result<Subject, Failure> {
         let (disk, memory, interface) = if image.disk.is_some() {
             let (_, disk, details) = image::disk(service, &image)?;
-            let Details { memory, interface, .. } = details;
-            (disk, memory, if interface == "nvme" { Interface::Nvme } else { Interface::Virtio })
+            (disk, details.memory, interface(&details))
         } else {
             (kept_disk(service, &image)?, MEMORY, Interface::Virtio)
         };
@@ -50,6 +94,53 @@ impl Subject {
             interface,
         })
     }
+}
+
+fn interface(details: &Details) -> Interface {
+    if details.interface == "nvme" { Interface::Nvme } else { Interface::Virtio }
+}
+
+/// The layer that holds an image's disk as it was then.
+fn layer_disk(service: &Service, image: &Image, moment: &Moment) -> Result<PathBuf, Failure> {
+    let layers = service.catalog.read(|t| t.layers_of(image.id))?;
+    let labels: Vec<&str> = layers.iter().map(|l| l.component.as_str()).collect();
+    let found = layers::position(labels.iter().copied(), moment.component());
+    let listed = || {
+        let list = if labels.is_empty() { "none".to_owned() } else { labels.join(", ") };
+        format!("There are layers after: {list}.")
+    };
+    let digest = match (moment, found) {
+        (Moment::After(_), Some(index)) => Some(layers[index].disk.clone()),
+        (Moment::Before(_), Some(index)) if layers[index].position == 0 => image.parent.clone(),
+        (Moment::Before(_), Some(index)) => {
+            let before = layers[index].position - 1;
+            layers.iter().find(|l| l.position == before).map(|l| l.disk.clone())
+        }
+        // What failed left no layer: what it began with is the one before it.
+        (Moment::Before(name), None) => match failed_component(service, image)? {
+            Some(failed) if layers::position([failed.as_str()].into_iter(), name).is_some() => {
+                layers.last().map(|l| l.disk.clone()).or(image.parent.clone())
+            }
+            _ => None,
+        },
+        (Moment::After(_), None) => None,
+    };
+    let digest = digest.ok_or_else(|| {
+        Failure::new(FailureKind::NotFound, format!("image {image} has no layer {moment}")).hint(listed())
+    })?;
+    let artifact = service.catalog.read(|t| t.find_artifact(&digest))?.ok_or_else(|| {
+        let message = format!("the layer of image {image} {moment} is not kept any more");
+        Failure::new(FailureKind::NotFound, message).hint("A build makes it again.")
+    })?;
+    Ok(service.catalog.artifact_path(&artifact))
+}
+
+/// The component at which the newest build of the image failed.
+fn failed_component(service: &Service, image: &Image) -> Result<Option<String>, Failure> {
+    let builds = service.catalog.read(|t| t.builds_of(image.id))?;
+    let summary = builds.last().and_then(|b| b.summary.as_deref());
+    let summary: serde_json::Value = summary.and_then(|s| serde_json::from_str(s).ok()).unwrap_or_default();
+    Ok(summary["component"].as_str().map(str::to_owned))
 }
 
 /// The disk that a failed build left behind because it was told to.

@@ -125,7 +125,7 @@ fn bench() -> Bench {
                 parent,
                 details: "{}".into(),
             })?;
-            t.add_build("nginx-1.0.0-1", image.id)?;
+            t.add_build("nginx-1.0.0-1", image.id, "{}")?;
             Ok(image)
         })
         .unwrap();

@@ -274,7 +274,7 @@ impl Layers {
         let mut changes = key::changes(&read(&record["start"]), &self.start, MOST_CHANGES);
         let old: Vec<Vec<Part>> = record["components"].as_array().into_iter().flatten().map(read).collect();
         if changes.is_empty() && old.len() != index + 1 {
-            changes.push(format!("it was component {} and is {} now", old.len(), index + 1));
+            return Ok(format!("it was component {} and is {} now", old.len(), index + 1));
         }
         for (old, new) in old.iter().zip(&self.entries).take(index + 1) {
             changes.extend(key::changes(old, &new.inputs.parts, MOST_CHANGES));

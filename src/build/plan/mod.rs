@@ -111,6 +111,15 @@ impl std::str::FromStr for Setting {
     }
 }
 
+impl std::fmt::Display for Setting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.component {
+            Some(component) => write!(f, "{component}.{}={}", self.name, self.value),
+            None => write!(f, "{}={}", self.name, self.value),
+        }
+    }
+}
+
 /// Plans a recipe. `diagnostics` are the recipe's own; warnings of them are passed on.
 pub async fn plan(
     recipe: Recipe,

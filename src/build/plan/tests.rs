@@ -1,5 +1,6 @@
 use super::*;
 use crate::base::Store;
+use crate::build::begin::Asked;
 use crate::build::recipe;
 use crate::catalog::artifact::Artifact;
 use crate::catalog::home::Home;
@@ -382,7 +383,7 @@ async fn little_space_in_the_guest_is_a_warning() {
 async fn a_recipe_may_start_from_an_image_and_use_components_by_name() {
     let bench = Bench::new();
     let plan = bench.good(RECIPE, &[]).await;
-    let begun = crate::build::begin::begin(&bench.catalog, &plan).unwrap();
+    let begun = crate::build::begin::begin(&bench.catalog, &plan, &Asked::default()).unwrap();
     assert_eq!((begun.image.to_string().as_str(), begun.id.as_str()), ("web/1.0.0/1", "web-1.0.0-1"));
     assert!(begun.folder.join("steps").is_dir());
     let text = RECIPE.replace("debian-12", "web").replace("./site.yml", "site");
@@ -422,7 +423,7 @@ async fn a_recipe_may_start_from_an_image_and_use_components_by_name() {
     assert_eq!((child.parent.digest.clone(), child.parent.adopt), (digest, false));
     assert_eq!(child.components[0].label, "site/1.0.0/1");
     assert_ne!(child.inputs, plan.inputs);
-    crate::build::begin::begin(&bench.catalog, &child).unwrap();
+    crate::build::begin::begin(&bench.catalog, &child, &Asked::default()).unwrap();
 }
 
 #[test]
@@ -433,6 +434,7 @@ fn settings_are_name_and_value() {
         (set.component.as_deref(), set.name.as_str(), set.value.as_str()),
         (Some("site/1.0.0/1"), "Title", "a=b")
     );
+    assert_eq!(set.to_string(), "site/1.0.0/1.Title=a=b");
     for bad in ["", "Title", "=x", ".x=1", "a.=1"] {
         assert!(parse(bad).is_err(), "{bad}");
     }

@@ -7,6 +7,7 @@ use crate::support::wait::Patience;
 
 impl Workshop {
     pub(in crate::build) async fn distribute(&mut self, patience: &Patience) -> Result<(), Failure> {
+        self.recall_captured()?;
         let source =
             Source { path: self.captured()?, format: DiskFormat::Qcow2, blocks: self.blocks.as_ref() };
         let exports: Vec<Export> = self.plan.exports().collect();

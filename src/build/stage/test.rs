@@ -1,20 +1,25 @@
 //! test: the captured disk in fresh machines, one per firmware; what they write is thrown away.
 
 use super::provision::Phases;
-use crate::boot::{BootedGuest, CloudInit, Holds, Start};
+use crate::appliance::Appliance;
+use crate::boot::{BootedGuest, CloudInit, Holds, Start, Watch};
 use crate::build::begin::test_folder;
 use crate::build::machines::Wanted;
 use crate::build::plan::TEST_PHASES;
 use crate::build::running::Running;
 use crate::build::workshop::Workshop;
 use crate::disk;
-use crate::machine::Cache;
+use crate::machine::{Cache, Disk};
 use crate::model::{DiskFormat, Failure, Firmware, Stage};
 use crate::support::wait::Patience;
 use std::time::Duration;
 
 impl Workshop {
     pub(in crate::build) async fn test(&mut self, patience: &Patience) -> Result<(), Failure> {
+        self.recall_captured()?;
+        if self.facts.is_none() {
+            self.look_at_captured(patience).await?;
+        }
         let plan = self.plan.clone();
         let patience = patience.at_most(Duration::from_secs(plan.recipe.test_timeout));
         for (round, firmware) in plan.test_firmware.iter().enumerate() {
@@ -22,6 +27,22 @@ impl Workshop {
             self.test_under(*firmware, offset as u32, &patience).await?;
         }
         Ok(())
+    }
+
+    /// Another build has captured the disk: this one has not seen what is on it.
+    async fn look_at_captured(&mut self, patience: &Patience) -> Result<(), Failure> {
+        let (captured, path) = (self.captured()?.to_owned(), self.folder.join("look.qcow2"));
+        let create = disk::create_overlay(&captured, DiskFormat::Qcow2, &path, None, patience);
+        let held = self.hold(&path, create).await?;
+        let kit = self.kit(patience).await?;
+        let (disk, folder) =
+            (Disk::new(&path, DiskFormat::Qcow2).cache(Cache::Unsafe), self.folder.join("appliance"));
+        let appliance = Appliance::start(&kit, vec![disk], self.plan.accelerator, &folder, patience).await;
+        let appliance = appliance.map_err(|e| e.failure())?;
+        self.watch.machine(appliance.machine().identity(), appliance.machine().folder());
+        self.facts = Some(appliance.inspect(patience).await.map_err(|e| e.failure())?);
+        appliance.shutdown(patience).await.map_err(|e| e.failure())?;
+        Ok(self.give_back(&held)?)
     }
 
     async fn test_under(

@@ -248,3 +248,20 @@ fn a_failure_names_its_stage_and_place() {
     let Effect::SetStatus(ImageStatus::Failed, Some(reason)) = &effects[0] else { panic!("{effects:?}") };
     assert_eq!(reason, "stage provision: component install, step Install, it broke");
 }
+
+#[test]
+fn a_retry_begins_at_a_later_stage() {
+    for (first, status) in
+        [(Stage::Test, ImageStatus::Testing), (Stage::Distribute, ImageStatus::Distributing)]
+    {
+        let route = Route::new(true, true).from(first);
+        let (state, effects) = next(&route, State::New, Input::Begin);
+        assert_eq!(shape(&state), format!("running {first}"));
+        assert_eq!(shapes(&effects), [format!("status {status}"), format!("start {first}")]);
+        let (state, _) = next(&route, State::Running(Stage::Distribute), Input::Done(Stage::Distribute));
+        assert_eq!(shape(&state), "undoing, available");
+    }
+    // Nothing is left to do: the image is what it was to be.
+    let (state, _) = next(&Route::new(false, false).from(Stage::Test), State::New, Input::Begin);
+    assert_eq!(shape(&state), "undoing, available");
+}

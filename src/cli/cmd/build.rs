@@ -1,6 +1,7 @@
 //! `kiln build FILE`.
 
 use super::planning::{self, Caching, Recipe};
+use crate::build::begin::Begun;
 use crate::build::plan::Plan;
 use crate::build::workshop::Visitor;
 use crate::catalog::image::Image;
@@ -29,17 +30,37 @@ pub struct Arguments {
     /// Fail rather than run a component: everything has to come from layers
     #[arg(long, conflicts_with_all = ["no_cache", "no_cache_from"])]
     locked: bool,
-    /// When the build fails: keep its disk, clean up, or open a shell in the guest of the failed step
-    /// while it still runs, and clean up then [default: as the recipe says, else cleanup]
-    #[arg(long, value_enum, value_name = "WHAT")]
-    on_error: Option<OnError>,
+    #[command(flatten)]
+    failing: Failing,
     /// Show the plan and stop
     #[arg(long)]
     dry_run: bool,
 }
 
+/// What to do when a build fails.
+#[derive(clap::Args)]
+pub struct Failing {
+    /// When the build fails: keep its disk, clean up, or open a shell in the guest of the failed step
+    /// while it still runs, and clean up then [default: as the recipe says, else cleanup]
+    #[arg(long, value_enum, value_name = "WHAT")]
+    on_error: Option<OnError>,
+}
+
+impl Failing {
+    /// # Errors
+    /// A shell is wanted, and there is no terminal.
+    pub fn check(&self) -> Result<(), Failure> {
+        if self.on_error != Some(OnError::Shell) || terminal::is_interactive() {
+            return Ok(());
+        }
+        let message = "--on-error shell needs a terminal to open the shell at";
+        Err(Failure::new(FailureKind::Input, message)
+            .hint("--on-error keep keeps the disk: kiln shell IMAGE looks into it later."))
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum OnError {
+pub enum OnError {
     Keep,
     Cleanup,
     Shell,
@@ -88,13 +109,7 @@ pub async fn run(
     if arguments.locked {
         build::check_locked(&plan)?;
     }
-    if arguments.on_error == Some(OnError::Shell) && !terminal::is_interactive() {
-        return Err(Failure::new(
-            FailureKind::Input,
-            "--on-error shell needs a terminal to open the shell at",
-        )
-        .hint("--on-error keep keeps the disk: kiln shell IMAGE looks into it later."));
-    }
+    arguments.failing.check()?;
     if let Some(twin) = build::under_way(&service, &plan)?
         && !matches!(settings.progress, Progress::Json | Progress::None)
     {
@@ -102,17 +117,29 @@ pub async fn run(
             "note: {twin} is being made from the same inputs right now (kiln log {twin}); this is one more"
         );
     }
-    let begun = build::start(&service, &plan)?;
+    let begun = build::start(&service, &plan, &arguments.recipe.asked()?)?;
+    carry_out(&service, plan, begun, &arguments.failing, settings, cancel).await
+}
+
+/// Runs a begun build to its end, and tells of it.
+pub async fn carry_out(
+    service: &Service,
+    plan: Plan,
+    begun: Begun,
+    failing: &Failing,
+    settings: &Settings,
+    cancel: &CancellationToken,
+) -> Result<u8, Failure> {
     let rendering = render::follow(begun.events.subscribe(), settings.progress);
     let on_error = build::OnError {
-        keep: arguments.on_error.map_or(plan.recipe.keep_on_failure, |o| o == OnError::Keep),
-        visitor: (arguments.on_error == Some(OnError::Shell))
+        keep: failing.on_error.map_or(plan.recipe.keep_on_failure, |o| o == OnError::Keep),
+        visitor: (failing.on_error == Some(OnError::Shell))
             .then(|| Arc::new(ShellThere { curtain: rendering.curtain() }) as Arc<dyn Visitor>),
     };
-    let built = build::run(&service, plan, begun, on_error, cancel).await;
+    let built = build::run(service, plan, begun, on_error, cancel).await;
     // The last lines come before the result.
     rendering.end().await;
-    print(&service, built?.into_result()?, settings)?;
+    print(service, built?.into_result()?, settings)?;
     Ok(0)
 }
 

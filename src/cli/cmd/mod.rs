@@ -11,6 +11,7 @@ mod image;
 mod log;
 mod plan;
 mod planning;
+mod retry;
 mod run;
 mod shell;
 mod validate;
@@ -30,6 +31,7 @@ pub enum Command {
     Image(image::Arguments),
     Log(log::Arguments),
     Plan(plan::Arguments),
+    Retry(retry::Arguments),
     Run(run::Arguments),
     Shell(shell::Arguments),
     Validate(validate::Arguments),
@@ -47,6 +49,7 @@ pub async fn run(command: Command, settings: &Settings, cancel: &CancellationTok
         Command::Image(arguments) => image::run(arguments, settings, cancel).await,
         Command::Log(arguments) => log::run(arguments, settings),
         Command::Plan(arguments) => plan::run(arguments, settings, cancel).await,
+        Command::Retry(arguments) => retry::run(arguments, settings, cancel).await,
         Command::Run(arguments) => run::run(arguments, settings, cancel).await,
         Command::Shell(arguments) => shell::run(arguments, settings, cancel).await,
         Command::Validate(arguments) => validate::run(arguments, settings, cancel).await,

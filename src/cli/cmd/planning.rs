@@ -1,11 +1,12 @@
 //! What `plan`, `validate` and `build` have in common.
 
+use crate::build::begin::Asked;
 use crate::build::layers::Reuse;
 use crate::build::plan::{Plan, Setting};
 use crate::cli::Settings;
 use crate::cli::settings::Runner;
 use crate::component::{Values, World};
-use crate::model::Failure;
+use crate::model::{Failure, FailureKind};
 use crate::service::{self, Service};
 use crate::support::diagnostic::Diagnostic;
 use crate::support::wait::Patience;
@@ -36,6 +37,30 @@ pub struct Caching {
     /// Run again what updates packages or downloads, however recent it is
     #[arg(long)]
     pub refresh: bool,
+}
+
+impl Recipe {
+    /// # Errors
+    /// The current folder is gone.
+    pub fn asked(&self) -> Result<Asked, Failure> {
+        let absolute = |path: &Path| {
+            std::path::absolute(path).map_err(|e| Failure::from_error(FailureKind::Environment, &e))
+        };
+        Ok(Asked {
+            recipe: absolute(&self.file)?,
+            set: self.set.iter().map(ToString::to_string).collect(),
+            values: self.values.as_deref().map(absolute).transpose()?,
+        })
+    }
+
+    /// As it was asked for before.
+    pub fn again(asked: &Asked) -> Recipe {
+        Recipe {
+            file: asked.recipe.clone(),
+            set: asked.set.iter().filter_map(|s| s.parse().ok()).collect(),
+            values: asked.values.clone(),
+        }
+    }
 }
 
 impl Caching {

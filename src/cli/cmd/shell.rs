@@ -5,7 +5,7 @@ use super::run::{NetworkKind, Teller};
 use crate::cli::{Settings, terminal};
 use crate::machine::Network;
 use crate::model::Failure;
-use crate::service::shell::{self, Options};
+use crate::service::shell::{self, Moment, Options};
 use crate::support::wait::Patience;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,12 @@ use tokio_util::sync::CancellationToken;
 pub struct Arguments {
     /// name, name/1.0.0, name/1.0.0/3, or a base image
     image: String,
+    /// As the image was before one of its components ran
+    #[arg(long, value_name = "COMPONENT", conflicts_with = "after")]
+    before: Option<String>,
+    /// As the image was after one of its components had run
+    #[arg(long, value_name = "COMPONENT")]
+    after: Option<String>,
     /// Run this instead of a shell
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -45,8 +51,9 @@ pub async fn run(
         NetworkKind::User => Network::User { restricted: false, forwards: Vec::new() },
         NetworkKind::UserRestricted => Network::User { restricted: true, forwards: Vec::new() },
     };
-    let options =
-        Options { choice: settings.accel.into(), memory: arguments.memory, network, keep: arguments.keep };
+    let moment = arguments.before.map(Moment::Before).or(arguments.after.map(Moment::After));
+    let (choice, memory, keep) = (settings.accel.into(), arguments.memory, arguments.keep);
+    let options = Options { choice, memory, network, keep, moment };
     let watch = Arc::new(Teller::new(settings));
     let shell = shell::open(&service, &arguments.image, options, watch, &patience).await?;
     if arguments.command.is_empty() && terminal::is_interactive() {

@@ -69,10 +69,11 @@ impl BootedGuest {
         Ok(())
     }
 
-    /// The disk goes on in this file: see [`Machine::snapshot_disk`]. Later boots find it under the name
-    /// of the one before.
-    pub async fn snapshot_disk(&self, overlay: &Path, patience: &Patience) -> Result<(), MachineError> {
-        self.now().machine.snapshot_disk(overlay, patience).await
+    /// The disk goes on in this file, also over reboots: see [`Machine::snapshot_disk`].
+    pub async fn snapshot_disk(&mut self, overlay: &Path, patience: &Patience) -> Result<(), MachineError> {
+        self.now().machine.snapshot_disk(overlay, patience).await?;
+        self.request.spec.disks[0].path = overlay.to_owned();
+        Ok(())
     }
 
     /// Resolves when the machine ends without having been asked to.

@@ -48,7 +48,7 @@ impl Running {
     }
 
     /// The disk goes on in this file: see [`Machine::snapshot_disk`].
-    pub async fn snapshot_disk(&self, overlay: &Path, patience: &Patience) -> Result<(), MachineError> {
+    pub async fn snapshot_disk(&mut self, overlay: &Path, patience: &Patience) -> Result<(), MachineError> {
         match self {
             Running::Guest(guest) => guest.snapshot_disk(overlay, patience).await,
             Running::Chroot(chroot) => chroot.machine().snapshot_disk(overlay, patience).await,

@@ -41,6 +41,8 @@ pub struct Workshop {
     pub(super) kit: Option<Kit>,
     /// The disk that becomes the image.
     pub(super) overlay: Option<Held>,
+    /// Names under which machines of this build wrote what is a layer now.
+    pub(super) links: Vec<Held>,
     /// What it stands on.
     pub(super) base: Option<Base>,
     /// When each component ran whose work is on the disk, in ms since the epoch.
@@ -85,6 +87,7 @@ impl Workshop {
             folder: begun.folder.clone(),
             events: begun.events.clone(),
             overlay: None,
+            links: Vec::new(),
             base: None,
             ran: Vec::new(),
             facts: None,
@@ -216,6 +219,8 @@ impl Works for Workshop {
             running.power_off().await;
         }
         self.end_machine().await;
+        // What cannot be removed now has its undo row.
+        let _ = self.drop_links();
     }
 }
 

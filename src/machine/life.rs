@@ -156,7 +156,8 @@ impl Machine {
     }
 
     /// From here on the first disk writes to `overlay`, an empty qcow2 on what it wrote to before; that
-    /// file is whole when this returns, and only read from. Nothing may be under way on the disk.
+    /// file is whole when this returns, and only read from. Nothing may be under way on the disk. QEMU
+    /// opens its files anew by their names: they stay as long as the machine, and no other file gets them.
     pub async fn snapshot_disk(&self, overlay: &Path, patience: &Patience) -> Result<(), MachineError> {
         let (disk, snapshots) = self.disk.as_ref().expect("who takes a snapshot has given it a disk");
         let before = snapshots.load(Ordering::SeqCst);

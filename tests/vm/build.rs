@@ -123,13 +123,22 @@ phases:
     steps:
       - {name: Write, action: ExecuteBash, inputs: {commands: [set -e, 'echo {{ Word }} > /etc/word']}}
       - {name: Again, action: Reboot, inputs: {delaySeconds: 0}}
-      - {name: Still, action: ExecuteBash, inputs: {commands: [set -e, 'grep {{ Word }} /etc/word']}}
+      - {name: Still, action: ExecuteBash, inputs: {commands: [set -e, 'grep {{ Word }} /etc/word', 'cat /proc/sys/kernel/random/boot_id > /run/boot']}}
   - name: validate
     steps:
       - {name: Check, action: ExecuteBash, inputs: {commands: [set -e, 'test -s /etc/word']}}
   - name: test
     steps:
       - {name: Look, action: ExecuteBash, inputs: {commands: [set -e, 'grep {{ Word }} /etc/word']}}
+";
+
+/// Runs in the guest that the one before it has left, though a layer was kept in between.
+const RUNS_ON: &str = "name: on
+schemaVersion: 1.0
+phases:
+  - name: build
+    steps:
+      - {name: Same, action: ExecuteBash, inputs: {commands: [set -e, 'cmp /run/boot /proc/sys/kernel/random/boot_id']}}
 ";
 
 /// Runs where nothing is booted, before and after what runs in the guest.
@@ -192,7 +201,8 @@ fn a_recipe_goes_all_the_way_and_does_what_its_plan_says() {
         bench.write(&format!("{name}.yml"), &UNBOOTED.replace("NAME", name));
     }
     let lane = |name: &str| format!("{{component: ./{name}.yml, run: appliance}}");
-    let components = format!("[{}, ./reboots.yml, {}]", lane("early"), lane("late"));
+    bench.write("on.yml", RUNS_ON);
+    let components = format!("[{}, ./reboots.yml, ./on.yml, {}]", lane("early"), lane("late"));
     bench.write("recipe.yaml", &recipe("waystone", "reboots.yml").replace("[./reboots.yml]", &components));
     let plan = bench.json(&["plan", "recipe.yaml"]);
 
@@ -216,8 +226,15 @@ fn a_recipe_goes_all_the_way_and_does_what_its_plan_says() {
     assert!(!bench.json(&["console", "waystone"])["machines"].as_array().unwrap().is_empty());
     let folder = bench.builds_folder("waystone-1.0.0-1");
     assert!(folder.join("report.html").is_file());
-    for left in ["overlay.qcow2", "test-bios.qcow2", "machine/agent.disk", "machine/initrd", "machine/kernel"]
-    {
+    for left in [
+        "overlay.qcow2",
+        "overlay-1.qcow2",
+        "overlay-3.qcow2",
+        "test-bios.qcow2",
+        "machine/agent.disk",
+        "machine/initrd",
+        "machine/kernel",
+    ] {
         assert!(!folder.join(left).exists(), "{left} is left");
     }
     assert!(machines("waystone").is_empty());
@@ -231,7 +248,7 @@ fn a_recipe_goes_all_the_way_and_does_what_its_plan_says() {
 
     let removed = bench.json(&["image", "remove", "waystone"]);
     assert!(removed["freedBytes"].as_u64().unwrap() > 0);
-    assert_eq!(std::fs::read_dir(bench.folder.join("home/artifacts")).unwrap().count(), 0);
+    assert!(!Path::new(image["disk"]["path"].as_str().unwrap()).exists(), "only its layers stay");
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod diff;
 mod disks;
 mod doctor;
 mod lane;
+mod layers;
 mod machine;
 mod residue;
 mod run;

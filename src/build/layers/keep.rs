@@ -16,6 +16,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+/// A build's disk, in its folder.
+pub const DISK: &str = "overlay.qcow2";
+
 /// How long the guest's watchdog lets writes be held.
 const HOLD_LIMIT: Duration = Duration::from_secs(30);
 /// Writing out what the guest has in memory, which comes before.
@@ -57,7 +60,7 @@ impl Workshop {
         let undo = self.acquire(UndoKind::Artifact, &name)?;
         let current =
             self.overlay.as_ref().map(|o| o.path.clone()).ok_or_else(|| out_of_order("there is no disk"))?;
-        let next = current.with_file_name("next.qcow2");
+        let next = current.with_file_name(format!("overlay-{}.qcow2", component + 1));
         let stored = self.catalog.home().artifacts().join(&name);
         let make = disk::create_overlay_unopened(&stored, &next, self.plan.disk_size, patience);
         let held = self.hold(&next, make).await?;
@@ -72,7 +75,8 @@ impl Workshop {
             }
             Err(NotKept::Broken(failure)) => return Err(*failure),
         };
-        let bytes = self.store_layer(component, &name, undo, held, frozen.whole, patience).await?;
+        let before = self.overlay.replace(held).ok_or_else(|| out_of_order("there is no disk"))?;
+        let bytes = self.store_layer(component, &name, undo, before, frozen.whole, patience).await?;
         self.events.send(What::Layer {
             component: self.plan.layers.entries[component].label.clone(),
             bytes,
@@ -83,17 +87,17 @@ impl Workshop {
     }
 
     /// The machine's disk goes on in `next`. What it wrote to is whole then, if the guest held its writes.
-    async fn switch(&self, next: &Path, patience: &Patience) -> Result<Frozen, NotKept> {
-        let running = self.running.as_ref().ok_or_else(|| NotKept::Untouched("nothing runs".into()))?;
-        let guest = running.guest().ok_or_else(|| NotKept::Untouched("nothing runs".into()))?;
+    async fn switch(&mut self, next: &Path, patience: &Patience) -> Result<Frozen, NotKept> {
+        let nothing = || NotKept::Untouched("nothing runs".into());
+        let running = self.running.as_mut().ok_or_else(nothing)?;
         let flush = patience.at_most(FLUSH_LIMIT);
         let limit_ms = HOLD_LIMIT.as_millis() as u32;
-        let freeze = guest.act(Operation::Freeze { limit_ms }, &flush).await;
+        let freeze = running.guest().ok_or_else(nothing)?.act(Operation::Freeze { limit_ms }, &flush).await;
         freeze.map_err(|e| NotKept::Untouched(e.to_string()))?;
         let begun = Instant::now();
         let at_once = patience.at_most(HOLD_LIMIT);
         let switched = running.snapshot_disk(next, &at_once).await;
-        let thawed = guest.act(Operation::Thaw, &at_once).await;
+        let thawed = running.guest().ok_or_else(nothing)?.act(Operation::Thaw, &at_once).await;
         match switched {
             Ok(()) => Ok(Frozen { whole: thawed.is_ok(), held: begun.elapsed() }),
             Err(e) if thawed.is_ok() => Err(NotKept::Untouched(e.to_string())),
@@ -101,24 +105,25 @@ impl Workshop {
         }
     }
 
-    /// The file that is whole now goes into the store, the one that goes on takes its place.
+    /// The file that is whole now goes into the store. QEMU opens its files by their names again when it
+    /// likes to: the name that it knows stays as long as the machine.
     async fn store_layer(
         &mut self,
         component: usize,
         name: &str,
         undo: i64,
-        next: Held,
+        file: Held,
         whole: bool,
         patience: &Patience,
     ) -> Result<u64, Failure> {
-        let current =
-            self.overlay.as_ref().map(|o| o.path.clone()).ok_or_else(|| out_of_order("there is no disk"))?;
         let below = self.base.clone().ok_or_else(|| out_of_order("the disk stands on nothing"))?;
-        disk::rename_backing(&current, &below.file).map_err(|e| system("write a layer's header", e))?;
-        let (catalog, from, to) = (self.catalog.clone(), current.clone(), name.to_owned());
-        let stored = tokio::task::spawn_blocking(move || catalog.store_file_as(&from, &to)).await;
+        disk::rename_backing(&file.path, &below.file).map_err(|e| system("write a layer's header", e))?;
+        let link = self.catalog.home().tmp().join(name);
+        std::fs::hard_link(&file.path, &link).map_err(|e| system("link a layer", e))?;
+        self.links.push(file);
+        let (catalog, to) = (self.catalog.clone(), name.to_owned());
+        let stored = tokio::task::spawn_blocking(move || catalog.store_file_as(&link, &to)).await;
         let path = stored.map_err(|e| Failure::new(FailureKind::Internal, e.to_string()))??;
-        std::fs::rename(&next.path, &current).map_err(|e| system("put the disk in its place", e))?;
         let digest = disk::sha256(&path, patience).await?;
         let metadata = std::fs::metadata(&path).map_err(|e| system("look at a layer", e))?;
         let artifact = Artifact {
@@ -154,7 +159,6 @@ impl Workshop {
                 t.note_image_layer(self.image, &of_image)?;
             }
             t.drop_undo(undo)?;
-            t.drop_undo(next.undo)?;
             t.journal(&self.build, "layer", &format!("{name} {digest}"))
         })?;
         self.base = Some(Base::of(&artifact));
@@ -164,6 +168,25 @@ impl Workshop {
         }
         self.note(Stage::Provision, format!("layer {}, {} MiB", &layer.key[..16], metadata.len() >> 20));
         Ok(metadata.len())
+    }
+}
+
+impl Workshop {
+    /// Once the machine is gone nobody needs the names any more under which it wrote the layers. The disk
+    /// gets the name that it is looked for under.
+    pub(in crate::build) fn drop_links(&mut self) -> Result<(), Failure> {
+        while let Some(link) = self.links.pop() {
+            self.give_back(&link)?;
+        }
+        let first = self.folder.join(DISK);
+        if let Some(overlay) = self.overlay.as_mut().filter(|o| o.path != first) {
+            let named =
+                self.catalog.write(|t| t.add_undo(&self.build, UndoKind::File, &first.to_string_lossy()))?;
+            std::fs::rename(&overlay.path, &first).map_err(|e| system("name the disk", e))?;
+            self.catalog.write(|t| t.drop_undo(overlay.undo))?;
+            *overlay = Held { path: first, undo: named };
+        }
+        Ok(())
     }
 }
 

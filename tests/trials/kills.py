@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """kill -9 of kiln: nothing is lost, nothing is left.
 
-usage: kills.py KILN HOME [--only NAME ...] [--random N] [--demo N] [--seed N]
+usage: kills.py KILN HOME [--only NAME ...] [--random N] [--layers N] [--demo N] [--seed N]
 
   random   so many kills at random moments of random stages of a build of a tiny image (default 50)
+  layers   so many kills while layers are kept and while builds start from them (default 30): each
+           next build goes on from what was kept, and its image is the same as that of a cold one
   writes   one right before and one right after each write to the catalog: of such a build, of the
            first command in a new home, of the command that cleans up after a killed build
   demo     so many kills at random moments of random stages of the demo's recipe, examples/nginx
@@ -60,12 +62,12 @@ class Site:
         out, said = process.communicate()
         return process.returncode, out, said
 
-    def build(self, recipe):
-        return self.start("--progress", "json", "build", "--rebuild", str(recipe))
+    def build(self, recipe, *options):
+        return self.start("--progress", "json", "build", *(options or ["--no-cache"]), str(recipe))
 
-    def whole_build(self, recipe):
+    def whole_build(self, recipe, *options):
         """Returns how long each stage takes, in s, and at last the end after them."""
-        process = self.build(recipe)
+        process = self.build(recipe, *options)
         out, said = process.communicate()
         assert process.returncode == 0, f"a build nobody killed ended with {process.returncode}: {said}"
         left = list(recipe.parent.glob(".*.unfinished"))
@@ -100,13 +102,14 @@ class Site:
         assert ask("pragma foreign_key_check") == []
         assert ask("select id from builds where ended is null") == []
         assert ask("select what from undo") == []
-        rows = dict(ask("select digest, format from artifacts"))
+        assert ask("select * from pins") == []
+        rows = {d: (name or f"{d}.{kind}") for d, kind, name in ask("select digest, format, file from artifacts")}
         disks = {d for (d,) in ask("select disk from images where disk is not null and status = 'AVAILABLE'")}
+        layers = {d for (d,) in ask("select disk from layers")}
         catalog.close()
-        assert disks <= rows.keys(), disks - rows.keys()
+        assert disks | layers <= rows.keys(), (disks | layers) - rows.keys()
         files = {p.name for p in (self.home / "artifacts").iterdir()}
-        for digest, kind in rows.items():
-            name = f"{digest}.{kind}"
+        for digest, name in rows.items():
             assert name in files, f"{name} has a row and is gone"
             assert self.digest(self.home / "artifacts" / name) == digest, f"{name} is not what its name says"
             files -= {name, f"{digest}.blocks"}
@@ -215,9 +218,66 @@ def trial_random(options, work):
     print(f"and a whole build again: {told(site.whole_build(recipe))}", flush=True)
 
 
+LAYERED = """name: kills
+version: 1.0.0
+parentImage: tiny
+components: [./one.yml, ./two.yml, ./three.yml]
+imageTestsConfiguration: {imageTestsEnabled: false}
+kiln: {network: none, memory: 128, run: appliance, exports: [kills.raw]}
+"""
+ONE_OF_THEM = """name: NAME
+schemaVersion: 1.0
+phases:
+  - name: build
+    steps:
+      - {name: Write, action: ExecuteBash, inputs: {commands: [set -e, 'printf "NAME " >> /etc/order', 'seq 1 20000 > /etc/NAME']}}
+"""
+ORDER = "one two three "
+
+
+def trial_layers(options, work):
+    site, _ = tiny_site(options.kiln, options.home, work)
+    recipe = work / "layered.yaml"
+    recipe.write_text(LAYERED)
+    for name in ORDER.split():
+        (work / f"{name}.yml").write_text(ONE_OF_THEM.replace("NAME", name))
+    cold = site.whole_build(recipe)
+    chance, stages, steps = random.Random(options.seed), collections.Counter(), collections.Counter()
+    print(f"a layered build takes {told(cold)}; {options.layers} kills, seed {options.seed}", flush=True)
+    for number in range(1, options.layers + 1):
+        # Another first, second or third component: the build begins at another layer.
+        edited = chance.choice(ORDER.split())
+        text = ONE_OF_THEM.replace("NAME", edited)
+        (work / f"{edited}.yml").write_text(text.replace("20000", str(20000 + number)))
+        process = site.build(recipe, "--rebuild")
+        stage = chance.choice(["prepare", "provision", "provision", "provision", "seal"])
+        reaches(process, stage)
+        time.sleep(chance.uniform(0, cold[stage]))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        done = site.look_after()
+        stages[site.last_state() if done == "cleaned up" else "through already"] += 1
+        process = site.build(recipe, "--rebuild")
+        out, said = process.communicate()
+        assert process.returncode == 0, said
+        ran = [e["component"] for e in events(said.splitlines()) if e["type"] == "stepStarted"]
+        assert ran == ORDER.split()[len(ORDER.split()) - len(ran):], ran
+        steps[len(ran)] += 1
+        order = subprocess.run(
+            ["debugfs", "-R", "cat /etc/order", work / "kills.raw"], capture_output=True, text=True, check=True
+        )
+        assert order.stdout == ORDER, order.stdout
+        check = subprocess.run(["e2fsck", "-fn", work / "kills.raw"], capture_output=True, text=True)
+        assert check.returncode == 0, check.stdout
+        print(f"{number:>3} {edited} edited, {stage}; then {len(ran)} of 3 ran; all in order", flush=True)
+    for what, times in sorted(stages.items()):
+        print(f"    {times:>3} x {what}")
+    assert len(steps) > 1, f"every build ran as many components: {steps}"
+
+
 def trial_writes(options, work):
     site, recipe = tiny_site(options.kiln, options.home, work)
-    build = ["build", "--rebuild", str(recipe)]
+    build = ["build", "--no-cache", str(recipe)]
     site.whole_build(recipe)
     count = writes_of(site, work, *build)
     stages = collections.Counter()
@@ -283,7 +343,7 @@ def trial_demo(options, work):
     print(f"and a whole build again: {told(site.whole_build(recipe))}", flush=True)
 
 
-TRIALS = {"random": trial_random, "writes": trial_writes, "demo": trial_demo}
+TRIALS = {"random": trial_random, "layers": trial_layers, "writes": trial_writes, "demo": trial_demo}
 
 
 def main():
@@ -293,6 +353,7 @@ def main():
     parser.add_argument("home", type=lambda p: pathlib.Path(p).resolve())
     parser.add_argument("--only", nargs="+", choices=TRIALS, default=list(TRIALS))
     parser.add_argument("--random", type=int, default=50)
+    parser.add_argument("--layers", type=int, default=30)
     parser.add_argument("--demo", type=int, default=3)
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
     options = parser.parse_args()

@@ -1,6 +1,7 @@
 //! L5: the engine. From a plan to an image, or to a reason why not.
 
 pub mod begin;
+pub mod breaks;
 pub mod details;
 pub mod driver;
 pub mod event;

@@ -1,6 +1,7 @@
 //! What the stages of one build work with, and how they acquire and give back.
 
 use super::begin::Begun;
+use super::breaks::Stop;
 use super::driver::Works;
 use super::event::{Events, StageName, What};
 use super::layers::Base;
@@ -21,11 +22,18 @@ use std::sync::Arc;
 /// Lines of the console that a failed step shows.
 const CONSOLE_LINES: usize = 10;
 
-/// Who is called to a guest whose step failed, while it still runs.
+/// Why somebody is called to a guest.
+pub enum Occasion<'a> {
+    /// A step failed; the guest is taken down afterwards.
+    Failed(&'a Failure),
+    /// The build has come to a breakpoint, and goes on afterwards.
+    Break(&'a str),
+}
+
+/// Who is called to a guest while it runs.
 #[async_trait]
 pub trait Visitor: Send + Sync {
-    /// Returns when the guest may be taken down.
-    async fn visit(&self, failure: &Failure, guest: &dyn Interactive, patience: &Patience);
+    async fn visit(&self, occasion: Occasion<'_>, guest: &dyn Interactive, patience: &Patience);
 }
 
 /// The real works: machines, disks, guests. One file per stage in `stage/`.
@@ -54,6 +62,8 @@ pub struct Workshop {
     /// The machine that runs, of the build or of a test.
     pub(super) running: Option<Running>,
     pub(super) visitor: Option<Arc<dyn Visitor>>,
+    /// Somebody was in the guest: what is in it came from more than the plan.
+    pub(super) touched: bool,
     /// The captured disk, in the store.
     pub(super) captured: Option<PathBuf>,
     /// What it holds.
@@ -93,6 +103,7 @@ impl Workshop {
             facts: None,
             running: None,
             visitor,
+            touched: false,
             captured: None,
             blocks: None,
         }
@@ -175,12 +186,34 @@ impl Workshop {
     }
 
     /// Only where there is a guest to look at, and nobody wants to stop.
-    async fn call_visitor(&self, failure: &Failure, patience: &Patience) {
+    async fn call_visitor(&self, occasion: Occasion<'_>, patience: &Patience) {
         let (Some(visitor), Some(running)) = (&self.visitor, &self.running) else { return };
         let Some(guest) = running.guest().filter(|_| running.is_alive()) else { return };
         if !patience.cancel.is_cancelled() {
-            visitor.visit(failure, guest, patience).await;
+            visitor.visit(occasion, guest, patience).await;
         }
+    }
+
+    /// Calls somebody in where a breakpoint is.
+    pub(super) async fn stop_at(
+        &mut self,
+        component: usize,
+        steps: Option<usize>,
+        patience: &Patience,
+    ) -> Result<(), Failure> {
+        let here = |stop: &&Stop| stop.component == component && stop.steps == steps;
+        let Some(text) = self.plan.stops.iter().find(here).map(|stop| stop.text.clone()) else {
+            return Ok(());
+        };
+        self.note(Stage::Provision, format!("at the breakpoint {text}"));
+        self.call_visitor(Occasion::Break(&text), patience).await;
+        if !std::mem::replace(&mut self.touched, true) {
+            let text = "somebody was in the guest: no layers are kept from here on, and the image is not \
+                        taken for one that its recipe makes";
+            self.events.send(What::Warning { text: text.into() });
+            self.catalog.write(|t| t.set_inputs(self.image, &format!("{} touched", self.plan.inputs)))?;
+        }
+        Ok(())
     }
 
     /// Ends the machine as if its power failed, and waits until it is gone.
@@ -209,7 +242,7 @@ impl Works for Workshop {
             Stage::Distribute => self.distribute(patience).await,
         };
         if let (Err(failure), Stage::Provision | Stage::Test) = (&result, stage) {
-            self.call_visitor(failure, patience).await;
+            self.call_visitor(Occasion::Failed(failure), patience).await;
         }
         result
     }

@@ -192,6 +192,13 @@ impl Transaction<'_> {
         })
     }
 
+    /// The image has become another than what it was begun from.
+    pub fn set_inputs(&self, id: i64, inputs: &str) -> Result<()> {
+        let changed = self.sql.execute("UPDATE images SET inputs = ?2 WHERE id = ?1", (id, inputs));
+        changed.or_doing("write what an image came from")?;
+        Ok(())
+    }
+
     /// At most 20 names, for messages.
     fn known_images(&self) -> Vec<String> {
         let mut names: Vec<String> = self.list_images().into_iter().flatten().map(|i| i.name).collect();

@@ -311,7 +311,7 @@ fn an_interrupt_cancels_and_a_kill_is_put_in_order_by_the_next_kiln() {
 }
 
 /// Types at a terminal of its own: the answer to each prompt, when it shows.
-fn at_a_terminal(mut command: Command, typed: &[(&str, &str)]) -> (String, Option<i32>) {
+pub fn at_a_terminal(mut command: Command, typed: &[(&str, &str)]) -> (String, Option<i32>) {
     use std::io::{Read, Write};
     let line: Vec<String> = std::iter::once(command.get_program())
         .chain(command.get_args())

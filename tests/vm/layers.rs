@@ -1,6 +1,6 @@
 //! Layers: builds that start from the disk as it was after a component.
 
-use crate::build::{Bench, wait_for_no_machine};
+use crate::build::{Bench, at_a_terminal, wait_for_no_machine};
 use crate::disks::tool;
 use crate::support::machines;
 use crate::tiny;
@@ -183,4 +183,45 @@ fn a_build_that_failed_goes_on_where_it_was() {
 
     // Nothing is wrong with it any more, and another recipe is another build.
     assert_eq!(bench.run(&["retry", "retries"]).status.code(), Some(6));
+}
+
+#[test]
+fn a_build_stops_where_it_is_told_to() {
+    let bench = bench("stops");
+    assert_eq!(events(&bench, &["build", "recipe.yaml"]).0, 0);
+    let unknown = bench.run(&["plan", "recipe.yaml", "--break", "after:two/Writ"]);
+    assert_eq!(unknown.status.code(), Some(2), "{unknown:?}");
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("two/Write"), "{unknown:?}");
+    // Without a terminal there is nobody to stop for.
+    assert_eq!(bench.run(&["build", "recipe.yaml", "--break", "after:two"]).status.code(), Some(2));
+
+    let build = bench.kiln(&[
+        "--progress",
+        "plain",
+        "build",
+        "recipe.yaml",
+        "--break",
+        "after:two",
+        "--break",
+        "before:two/Write",
+    ]);
+    // The state after the first comes from its layer; the second's step has not run, then it has.
+    let typed =
+        [("# ", "echo first: $(cat /etc/order); exit\r"), ("# ", "echo second: $(cat /etc/order); exit\r")];
+    let (screen, code) = at_a_terminal(build, &typed);
+    assert_eq!(code, Some(0), "{screen}");
+    for said in
+        ["a shell in the guest before two/Write", "first: one\r", "second: one two\r", "no layers are kept"]
+    {
+        assert!(screen.contains(said), "{said}: {screen}");
+    }
+    assert!(!screen.contains("layer kept after"), "{screen}");
+    // What hands may have been in is not what the recipe makes.
+    let (code, again) = events(&bench, &["build", "recipe.yaml"]);
+    assert_eq!(code, 0);
+    assert!(again.is_empty(), "the first image is still there: {again:?}");
+    bench.json(&["image", "remove", "stops/1.0.0/1"]);
+    let (code, again) = events(&bench, &["build", "recipe.yaml"]);
+    assert_eq!((code, steps(&again)), (0, Vec::new()), "from the layers of the first");
+    assert!(!again.is_empty());
 }

@@ -3,6 +3,7 @@
 use super::key::{self, Part, keys};
 use super::parts::ComponentInputs;
 use super::span::{Ttl, ago};
+use crate::build::breaks::Break;
 use crate::catalog::artifact::Artifact;
 use crate::catalog::layer::{ImageLayer, Layer};
 use crate::catalog::{Catalog, CatalogError, Transaction};
@@ -22,6 +23,8 @@ pub struct Reuse {
     pub none_from: Option<String>,
     /// Nothing that has a time to live.
     pub refresh: bool,
+    /// Places that the build is to pass.
+    pub breaks: Vec<Break>,
 }
 
 /// What a recipe says of one component's layer.
@@ -154,12 +157,13 @@ impl Layers {
         entries: Vec<Entry>,
         recipe: &str,
         reuse: &Reuse,
+        most: usize,
         catalog: &Catalog,
     ) -> Result<Layers, CatalogError> {
         let parts: Vec<Vec<Part>> = entries.iter().map(|e| e.inputs.parts.clone()).collect();
         let keys = keys(&start, &parts);
         let mut layers = Layers { start, entries, keys, resume: None, why: Vec::new() };
-        let limit = layers.limit(reuse);
+        let limit = layers.limit(reuse).min(most);
         // Why the layer of a boundary does not do, as found on the way down.
         let mut refused: Vec<Option<String>> = vec![None; layers.keys.len()];
         for done in (1..=limit).rev().filter(|done| layers.keeps(done - 1)) {
@@ -253,7 +257,11 @@ impl Layers {
             return Ok(reason.clone());
         }
         if index >= limit {
-            return Ok("its layer is not to be used (--no-cache-from)".into());
+            let named = reuse.none_from.is_some();
+            return Ok(match named {
+                true => "its layer is not to be used (--no-cache-from)".into(),
+                false => "the build is to stop at it (--break)".into(),
+            });
         }
         if let Some(name) = self.entries[..=index].iter().find_map(|e| e.inputs.volatile.as_ref()) {
             return Ok(format!("{name} is another one in every build"));

@@ -51,7 +51,7 @@ impl Workshop {
         patience: &Patience,
     ) -> Result<(), Failure> {
         self.ran.push(clock::now_ms());
-        if !self.plan.layers.keeps(component) || self.plan.layers.entries[component].idle {
+        if self.touched || !self.plan.layers.keeps(component) || self.plan.layers.entries[component].idle {
             return Ok(());
         }
         let begun = Instant::now();

@@ -8,6 +8,7 @@ mod parent;
 
 pub use parent::Parent;
 
+use super::breaks::Stop;
 use super::host_files::{self, HostFiles};
 use super::layers::{self, Layers, Reuse, Surroundings, choice::Entry};
 use super::recipe::{Lane, Recipe};
@@ -69,6 +70,8 @@ pub struct Plan {
     pub guest_free: Option<u64>,
     /// What each component comes to, and from where the build starts.
     pub layers: Layers,
+    /// Where somebody is called into the guest.
+    pub stops: Vec<Stop>,
     /// Digest of all that shapes the image.
     pub inputs: String,
     /// Works, but perhaps not as meant.
@@ -181,6 +184,7 @@ pub async fn plan(
         accelerator,
         unrunnable,
         layers: Layers::default(),
+        stops: Vec::new(),
         inputs: String::new(),
         warnings: list,
         recipe,
@@ -199,6 +203,7 @@ pub async fn plan(
         guest_free,
     };
     check_reuse(&plan, reuse)?;
+    plan.stops = reuse.breaks.iter().map(|b| b.of(&plan)).collect::<Result<_, _>>()?;
     plan.choose_layers(reuse, shelf)?;
     plan.warn_of_little_space();
     Ok(plan)
@@ -311,7 +316,10 @@ impl Plan {
         let tests: Vec<_> = self.components.iter().filter(|_| self.recipe.tests).map(tested).collect();
         let firmware: Vec<_> = self.test_firmware.iter().map(|f| f.as_str()).collect();
         let recipe = self.recipe.name.slug();
-        self.layers = Layers::choose(layers::start(self), entries, &recipe, reuse, shelf.catalog)?;
+        // Where the build is to stop it has to run.
+        let most = self.stops.iter().map(|stop| stop.component).min();
+        let most = most.unwrap_or(entries.len());
+        self.layers = Layers::choose(layers::start(self), entries, &recipe, reuse, most, shelf.catalog)?;
         let all = serde_json::json!([self.layers.keys.last(), firmware, layers::keys(&[], &tests)]);
         self.inputs = digest_bytes(all.to_string().as_bytes());
         Ok(())

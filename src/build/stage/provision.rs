@@ -7,7 +7,7 @@ use crate::build::plan::BUILD_PHASES;
 use crate::build::recipe::Lane;
 use crate::build::steps::StepObserver;
 use crate::build::workshop::{Workshop, out_of_order};
-use crate::component::run::Reboots;
+use crate::component::run::{Ending, Reboots};
 use crate::component::{Job, Options, run};
 use crate::guest::{Guest, GuestFiles};
 use crate::model::{Failure, FailureKind, Stage};
@@ -44,6 +44,7 @@ impl Workshop {
                 continue;
             };
             self.take_lane(lane, Stage::Provision, patience).await?;
+            self.stop_at(index, None, patience).await?;
             self.hand_over(&component.label, &plan.files[index], patience).await?;
             let mut options = self.options(Stage::Provision);
             if lane == Lane::Appliance {
@@ -58,6 +59,8 @@ impl Workshop {
                 offset: before as u32,
             };
             self.run_phases(phases, options, patience).await?;
+            let steps = plan.provision.iter().filter(|s| s.component == index).count();
+            self.stop_at(index, Some(steps), patience).await?;
             self.keep_layer(index, patience).await?;
         }
         Ok(())
@@ -75,6 +78,16 @@ impl Workshop {
             })?;
         }
         Ok(())
+    }
+
+    /// Breakpoints within the steps of one component, in order.
+    fn stops_in(&self, stage: Stage, components: &Range<usize>) -> Vec<usize> {
+        let own =
+            self.plan.stops.iter().filter(|s| stage == Stage::Provision && s.component == components.start);
+        let mut all: Vec<usize> = own.filter_map(|stop| stop.steps).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     fn guest(&self) -> Result<&dyn Guest, Failure> {
@@ -98,17 +111,28 @@ impl Workshop {
         patience: &Patience,
     ) -> Result<(), Failure> {
         let Phases { stage, components, names, offset } = phases;
-        let guest = self.guest()?;
-        let (values, catalog) = (self.plan.world.values.clone(), self.catalog.clone());
-        let provider = Outside { values, catalog };
-        let job = Job {
-            components: &self.plan.components[components],
-            phases: Some(names),
-            options: &options,
-            provider: &provider,
-        };
+        let plan = self.plan.clone();
+        let provider = Outside { values: plan.world.values.clone(), catalog: self.catalog.clone() };
         let mut observer = StepObserver::new(&self.events, stage, &steps_folder(&self.folder), offset);
-        let report = run(job, None, guest, &mut observer, patience).await;
+        let mut stops = self.stops_in(stage, &components).into_iter();
+        let (mut options, mut state) = (options, None);
+        let report = loop {
+            options.pause_before = stops.next();
+            let components_here = &plan.components[components.clone()];
+            let job = Job {
+                components: components_here,
+                phases: Some(names),
+                options: &options,
+                provider: &provider,
+            };
+            let report = run(job, state.take(), self.guest()?, &mut observer, patience).await;
+            if report.ending != Ending::Paused {
+                break report;
+            }
+            self.stop_at(components.start, options.pause_before, patience).await?;
+            state = Some(report.state);
+        };
+        let guest = self.guest()?;
         let Some(mut failure) = report.failure else { return Ok(()) };
         failure.files.extend(observer.last_log().map(|p| p.to_owned()));
         if matches!(failure.kind, FailureKind::Build | FailureKind::Test) {

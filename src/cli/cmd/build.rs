@@ -2,8 +2,9 @@
 
 use super::planning::{self, Caching, Recipe};
 use crate::build::begin::Begun;
+use crate::build::layers::Reuse;
 use crate::build::plan::Plan;
-use crate::build::workshop::Visitor;
+use crate::build::workshop::{Occasion, Visitor};
 use crate::catalog::image::Image;
 use crate::cli::render::{self, Curtain, Format, Progress};
 use crate::cli::{Settings, terminal};
@@ -49,11 +50,12 @@ pub struct Failing {
 impl Failing {
     /// # Errors
     /// A shell is wanted, and there is no terminal.
-    pub fn check(&self) -> Result<(), Failure> {
-        if self.on_error != Some(OnError::Shell) || terminal::is_interactive() {
+    pub fn check(&self, reuse: &Reuse) -> Result<(), Failure> {
+        let wanted = self.on_error == Some(OnError::Shell) || !reuse.breaks.is_empty();
+        if !wanted || terminal::is_interactive() {
             return Ok(());
         }
-        let message = "--on-error shell needs a terminal to open the shell at";
+        let message = "--on-error shell and --break need a terminal to open the shell at";
         Err(Failure::new(FailureKind::Input, message)
             .hint("--on-error keep keeps the disk: kiln shell IMAGE looks into it later."))
     }
@@ -66,17 +68,29 @@ pub enum OnError {
     Shell,
 }
 
-/// Opens a shell where a step failed.
+/// Opens a shell where a step failed, and at breakpoints.
 struct ShellThere {
     curtain: Curtain,
+    /// Also where a step failed.
+    on_error: bool,
 }
 
 #[async_trait]
 impl Visitor for ShellThere {
-    async fn visit(&self, failure: &Failure, guest: &dyn Interactive, patience: &Patience) {
+    async fn visit(&self, occasion: Occasion<'_>, guest: &dyn Interactive, patience: &Patience) {
+        if matches!(occasion, Occasion::Failed(_)) && !self.on_error {
+            return;
+        }
         self.curtain.down();
-        render::failure(failure, Format::Human);
-        eprintln!("a shell in the guest that failed, as root; exit ends the build");
+        match occasion {
+            Occasion::Failed(failure) => {
+                render::failure(failure, Format::Human);
+                eprintln!("a shell in the guest that failed, as root; exit ends the build");
+            }
+            Occasion::Break(place) => {
+                eprintln!("a shell in the guest {place}, as root; exit goes on with the build")
+            }
+        }
         if let Err(e) = terminal::attach(guest, terminal::command(&[]), patience).await {
             eprintln!("the shell ended: {e}");
         }
@@ -101,7 +115,7 @@ pub async fn run(
         }
         return Ok(0);
     }
-    let anew = arguments.rebuild || reuse.none || reuse.none_from.is_some();
+    let anew = arguments.rebuild || reuse.none || reuse.none_from.is_some() || !reuse.breaks.is_empty();
     if !anew && let Some(found) = build::existing(&service, &plan, &reuse)? {
         unchanged(&service, &plan, found, settings, cancel).await?;
         return Ok(0);
@@ -109,7 +123,7 @@ pub async fn run(
     if arguments.locked {
         build::check_locked(&plan)?;
     }
-    arguments.failing.check()?;
+    arguments.failing.check(&reuse)?;
     if let Some(twin) = build::under_way(&service, &plan)?
         && !matches!(settings.progress, Progress::Json | Progress::None)
     {
@@ -131,10 +145,12 @@ pub async fn carry_out(
     cancel: &CancellationToken,
 ) -> Result<u8, Failure> {
     let rendering = render::follow(begun.events.subscribe(), settings.progress);
+    let on_failure = failing.on_error == Some(OnError::Shell);
     let on_error = build::OnError {
         keep: failing.on_error.map_or(plan.recipe.keep_on_failure, |o| o == OnError::Keep),
-        visitor: (failing.on_error == Some(OnError::Shell))
-            .then(|| Arc::new(ShellThere { curtain: rendering.curtain() }) as Arc<dyn Visitor>),
+        visitor: (on_failure || !plan.stops.is_empty()).then(|| {
+            Arc::new(ShellThere { curtain: rendering.curtain(), on_error: on_failure }) as Arc<dyn Visitor>
+        }),
     };
     let built = build::run(service, plan, begun, on_error, cancel).await;
     // The last lines come before the result.

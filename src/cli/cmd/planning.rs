@@ -1,6 +1,7 @@
 //! What `plan`, `validate` and `build` have in common.
 
 use crate::build::begin::Asked;
+use crate::build::breaks::Break;
 use crate::build::layers::Reuse;
 use crate::build::plan::{Plan, Setting};
 use crate::cli::Settings;
@@ -37,6 +38,9 @@ pub struct Caching {
     /// Run again what updates packages or downloads, however recent it is
     #[arg(long)]
     pub refresh: bool,
+    /// Open a shell in the guest at a place of build and validate: before:COMPONENT, after:COMPONENT/STEP
+    #[arg(long = "break", value_name = "WHERE")]
+    pub breaks: Vec<Break>,
 }
 
 impl Recipe {
@@ -65,7 +69,12 @@ impl Recipe {
 
 impl Caching {
     pub fn reuse(&self) -> Reuse {
-        Reuse { none: self.no_cache, none_from: self.no_cache_from.clone(), refresh: self.refresh }
+        Reuse {
+            none: self.no_cache,
+            none_from: self.no_cache_from.clone(),
+            refresh: self.refresh,
+            breaks: self.breaks.clone(),
+        }
     }
 }
 

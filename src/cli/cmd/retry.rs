@@ -29,9 +29,9 @@ pub async fn run(
 ) -> Result<u8, Failure> {
     let service = planning::open(settings)?;
     let (image, asked) = service::build::failed(&service, &arguments.image)?;
-    arguments.failing.check()?;
     let recipe = Recipe::again(&asked);
     let reuse = arguments.caching.reuse();
+    arguments.failing.check(&reuse)?;
     let mut plan = planning::plan(&service, &recipe, settings, false, &reuse, cancel).await?;
     planning::warn(&plan.warnings);
     let begun = service::build::restart(&service, &mut plan, image, &asked)?;

@@ -58,6 +58,8 @@ pub struct Options {
     /// Reboots of one run.
     pub reboot_limit: u32,
     pub reboots: Reboots,
+    /// The run returns before this step (an index into the plan), for a caller that goes on from its state.
+    pub pause_before: Option<usize>,
     /// None: actions that fetch from the network fail.
     pub fetching: Option<Fetching>,
 }
@@ -82,6 +84,7 @@ impl Default for Options {
             secrets: Vec::new(),
             reboot_limit: 15,
             reboots: Reboots::Guest,
+            pause_before: None,
             fetching: None,
         }
     }
@@ -123,6 +126,7 @@ pub async fn run(
         }
         match runner.walk(&level, &mut state).await {
             Walked::Ended => break,
+            Walked::Paused => return RunReport::paused(state),
             Walked::Stopped(failure) => return RunReport::stopped(state, *failure),
             Walked::Reboot(wish) => match runner.reboot(&level, &mut state, wish).await {
                 Ok(true) => returning = true,
@@ -191,6 +195,8 @@ struct Runner<'a> {
 
 enum Walked {
     Ended,
+    /// Before the step that the options name.
+    Paused,
     Stopped(Box<Failure>),
     /// The cursor stands where the walk goes on afterwards.
     Reboot(RebootWish),
@@ -212,6 +218,10 @@ struct Ended {
 impl Runner<'_> {
     async fn walk(&mut self, level: &Level<'_>, state: &mut RunState) -> Walked {
         while let Some(planned) = level.steps.get(state.cursor.next) {
+            let here = level.ancestors.is_empty() && state.cursor.step.is_none();
+            if here && self.options.pause_before == Some(state.cursor.next) {
+                return Walked::Paused;
+            }
             if self.patience.cancel.is_cancelled() {
                 let error = Impatience::Cancelled { what: format!("step `{}`", planned.step_name) };
                 return Walked::Stopped(Box::new(at(

@@ -67,6 +67,7 @@ impl Runner<'_> {
         let steps = plan(&components, (!phases.is_empty()).then_some(phases.as_slice()));
         let inner = Level { components: &components, steps: &steps, ancestors: &ancestors };
         match Box::pin(self.walk(&inner, &mut state)).await {
+            Walked::Paused => unreachable!("pauses are between the run's own steps"),
             Walked::Reboot(wish) => {
                 cursor.nested = Some(Box::new(Nested { text, state }));
                 // For the step outside it is always the same step that goes on.

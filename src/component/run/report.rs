@@ -20,6 +20,8 @@ pub enum Ending {
     Ended,
     /// The caller has to reboot and to go on from the state.
     RebootDue,
+    /// The step to pause before has come.
+    Paused,
     /// The guest was lost, or the run was called off; `failure` says why.
     Stopped,
 }
@@ -38,6 +40,10 @@ impl RunReport {
             failure: None,
             state,
         }
+    }
+
+    pub(super) fn paused(state: RunState) -> RunReport {
+        RunReport { ending: Ending::Paused, ..RunReport::reboot_due(state) }
     }
 
     pub(super) fn stopped(state: RunState, failure: Failure) -> RunReport {

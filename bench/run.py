@@ -13,7 +13,16 @@ import time
 from lab import HERE, JOB, Guest, Lab, fresh, overlay
 from prepare import prepare
 
-COMPETITORS = ["raw-ssh", "micro", "kiln", "kiln-appliance", "packer"]
+COMPETITORS = [
+    "raw-ssh",
+    "micro",
+    "kiln",
+    "kiln-appliance",
+    "micro-rebuild",
+    "kiln-edit",
+    "kiln-appliance-edit",
+    "packer",
+]
 FLOOR = "raw-ssh"
 
 

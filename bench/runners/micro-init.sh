@@ -21,13 +21,16 @@ $b mount -t tmpfs tmpfs /mnt/tmp
 $b ip link set lo up
 $b mkdir -p /mnt/var/tmp/j
 $b tar -C /mnt/var/tmp/j -xf /dev/vdb
-$b mv /mnt/var/tmp/j/tree /mnt/opt/app
-$b mv /mnt/var/tmp/j/debs /mnt/var/tmp/debs
+if [ -d /mnt/var/tmp/j/tree ]; then
+  $b mv /mnt/var/tmp/j/tree /mnt/opt/app
+  $b mv /mnt/var/tmp/j/debs /mnt/var/tmp/debs
+fi
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 printf '#!/bin/sh\nexit 101\n' > /mnt/usr/sbin/policy-rc.d
 $b chmod 755 /mnt/usr/sbin/policy-rc.d
 result=0
-for script in 10-provision 20-install 30-validate; do
+scripts=$($b sed -n 's/.*scripts=\([^ ]*\).*/\1/p' /proc/cmdline | $b tr , ' ')
+for script in $scripts; do
   $b chroot /mnt /bin/bash /var/tmp/j/$script.sh > /log 2>&1 || {
     result=$script
     $b cat /log > /dev/ttyS0

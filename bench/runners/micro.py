@@ -5,18 +5,19 @@ import subprocess
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from lab import Lab, flatten, overlay
+from lab import Lab, flatten, overlay, run
 
 
-def main(lab, out):
+def main(lab, out, base, archive, scripts="10-provision 20-install 30-validate"):
     disk, console = os.path.join(out, "disk.qcow2"), os.path.join(out, "console.log")
-    overlay(lab.base, disk)
+    overlay(base, disk)
     words = "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off tsc=reliable"
+    words += f" scripts={scripts.replace(' ', ',')}"
     command = ["qemu-system-x86_64", "-accel", "tcg", "-machine", "q35", "-cpu", "max", "-smp", "1", "-m", "512"]
     command += ["-nodefaults", "-display", "none", "-no-user-config", "-no-reboot", "-append", words]
     command += ["-kernel", lab.path("micro", "vmlinuz"), "-initrd", lab.path("micro", "initrd")]
     command += ["-drive", f"file={disk},if=virtio,format=qcow2,cache=unsafe,discard=unmap"]
-    command += ["-drive", f"file={lab.archive},if=virtio,format=raw,readonly=on", "-serial", "file:" + console]
+    command += ["-drive", f"file={archive},if=virtio,format=raw,readonly=on", "-serial", "file:" + console]
     qemu = subprocess.Popen(command)
     try:
         qemu.wait(timeout=600)
@@ -32,4 +33,5 @@ def main(lab, out):
 
 
 if __name__ == "__main__":
-    main(Lab(sys.argv[1]), sys.argv[2])
+    lab = Lab(sys.argv[1])
+    main(lab, sys.argv[2], lab.base, lab.archive)

@@ -28,3 +28,6 @@ pub fn code(kind: FailureKind) -> u8 {
         FailureKind::Internal => 70,
     }
 }
+
+/// Standard output was closed by who read it; what a shell tells of a program that SIGPIPE ended.
+pub const NOBODY_READS: i32 = 141;

@@ -51,8 +51,21 @@ pub struct Global {
     pub progress: render::Progress,
 }
 
+/// Who closes our output has seen enough (`kiln plan | head`): that is no defect to report.
+fn end_quietly_when_nobody_reads() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let said = panic.payload().downcast_ref::<String>();
+        if said.is_some_and(|s| s.starts_with("failed printing to stdout: Broken pipe")) {
+            std::process::exit(exit::NOBODY_READS);
+        }
+        report(panic);
+    }));
+}
+
 /// Everything `main` does; returns the process's exit code.
 pub fn main() -> ExitCode {
+    end_quietly_when_nobody_reads();
     let arguments = match Arguments::try_parse_from(called_as(std::env::args_os())) {
         Ok(arguments) => arguments,
         Err(e) => {

@@ -1,5 +1,6 @@
 //! Fast tests without virtual machines, in one binary.
 
 mod agent;
+mod command_line;
 mod component;
 mod host_files;

@@ -13,6 +13,7 @@ mod copy;
 mod devices;
 mod error;
 mod exec;
+mod extents;
 mod facts;
 mod files;
 mod filesystem;

@@ -8,6 +8,7 @@ use kiln_protocol::frame::{CHUNK, HEADER, Kind};
 use kiln_protocol::message::{Algorithm, Entry, EntryKind, Reply, Tree};
 
 use crate::error::{During, Outcome};
+use crate::extents;
 use crate::files::absolute;
 use crate::hash::Hasher;
 use crate::request::Request;
@@ -25,11 +26,16 @@ pub fn send(request: &Request, tree: &Tree) -> Outcome<Reply> {
         request.check()?;
         let (path, metadata) = found?;
         let mut entry = entry(&path, &metadata);
-        if tree.digests && entry.kind == EntryKind::File {
+        // A name that is not UTF-8 is sent as another one: nobody could ask for that file later.
+        let digest = tree.digests || (tree.extents && path.to_str().is_none());
+        if digest && entry.kind == EntryKind::File {
             entry.sha256 = match hasher.digest(&path, Algorithm::Sha256) {
                 Err(gone) if gone.kind == kiln_protocol::message::ErrorKind::NotFound => continue,
                 digest => Some(digest?),
             };
+        }
+        if tree.extents && entry.kind == EntryKind::File {
+            entry.extents = extents::of(&path);
         }
         let _ = serde_json::to_writer(&mut lines, &entry);
         lines.push(b'\n');
@@ -114,5 +120,6 @@ pub fn entry(path: &Path, metadata: &Metadata) -> Entry {
         modified: metadata.mtime(),
         target: target.map(|t| t.to_string_lossy().into_owned()),
         sha256: None,
+        extents: None,
     }
 }

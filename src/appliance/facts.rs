@@ -1,7 +1,7 @@
 //! What the appliance finds on a disk.
 
 use crate::disk::filesystem::{self, Filesystem};
-use crate::model::{Architecture, Firmware};
+use crate::model::{Architecture, Firmware, Inventory};
 
 /// Everything about a disk that decides how it boots, grows and is sealed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,8 +28,7 @@ pub struct DiskFacts {
     pub command_line: String,
     /// Ways in which the disk can start by itself.
     pub firmware: Vec<Firmware>,
-    /// Installed packages, where the package manager is dpkg.
-    pub packages: Option<u32>,
+    pub packages: Inventory,
     /// A file system was not unmounted in order: its journal holds what the files do not.
     pub needs_recovery: bool,
 }

@@ -23,13 +23,22 @@ pub struct ImageFile {
     pub content: Vec<u8>,
 }
 
+/// What a listing tells of regular files.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tell {
+    /// Digests of their contents: every file is read.
+    Digests,
+    /// Where on the disk they lie.
+    Extents,
+}
+
 impl Appliance {
     /// Lists every path of the image into a file on the host: one JSON [`Entry`] per line, sorted by
     /// path within each folder, with digests of the files' contents.
     pub async fn list_tree(&self, target: &Path, patience: &Patience) -> Result<(), ApplianceError> {
         let scan = self.scan(patience).await?;
         let tree = self.enter(&scan, Access::Read, patience).await?;
-        let listed = self.list_entered(target, patience).await;
+        let listed = self.list_entered(target, Tell::Digests, patience).await;
         self.leave(tree, patience).await?;
         listed
     }
@@ -38,11 +47,17 @@ impl Appliance {
     pub(super) async fn list_entered(
         &self,
         target: &Path,
+        tell: Tell,
         patience: &Patience,
     ) -> Result<(), ApplianceError> {
         let failed = |source| ApplianceError::File { path: target.to_owned(), source };
         let mut file = tokio::fs::File::from_std(File::create(target).map_err(failed)?);
-        let walk = Operation::Tree(Tree { root: "/".into(), digests: true, one_filesystem: false });
+        let walk = Operation::Tree(Tree {
+            root: "/".into(),
+            digests: tell == Tell::Digests,
+            one_filesystem: false,
+            extents: tell == Tell::Extents,
+        });
         let listed = self.guest().get(walk, LISTING_LIMIT, &mut file, patience).await;
         listed.map_err(ApplianceError::during("listing the image"))?;
         file.flush().await.map_err(failed)

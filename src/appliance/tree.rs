@@ -33,8 +33,20 @@ pub(super) struct Tree {
     pub subvolume: Option<String>,
     /// Targets in the appliance, in the order of mounting.
     targets: Vec<String>,
+    /// For each of them, as the image sees it, whose files' places on the disk mean something.
+    mounts: Vec<Mount>,
     /// A journal was left unplayed, for the disk cannot be written.
     pub needs_recovery: bool,
+}
+
+/// A mounted file system of the image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// Where the image has it, without a slash at its end: empty for the root.
+    pub path: String,
+    /// First byte of its volume on the disk. None where a file's content is not just what lies on the
+    /// volume: where file systems map places once more, or a journal with content was played.
+    pub offset: Option<u64>,
 }
 
 /// A volume found to hold a root, and how it was mounted.
@@ -59,6 +71,7 @@ impl Appliance {
             filesystem,
             subvolume: found.subvolume,
             targets: Vec::new(),
+            mounts: Vec::new(),
             needs_recovery: false,
         };
         let options = subvolume_option(tree.subvolume.as_deref());
@@ -108,6 +121,10 @@ impl Appliance {
         &tree.targets
     }
 
+    pub(super) fn mounts(tree: &Tree) -> &[Mount] {
+        &tree.mounts
+    }
+
     async fn find_root(&self, scan: &Scan, patience: &Patience) -> Result<Found, ApplianceError> {
         let declared = |v: &Volume| matches!(v.kind.as_deref(), Some(kind::ROOT_X86_64 | kind::ROOT_AARCH64));
         let mut roots: Vec<(bool, Found)> = Vec::new();
@@ -150,6 +167,7 @@ impl Appliance {
                 filesystem: kind_of(volume),
                 subvolume: None,
                 targets: Vec::new(),
+                mounts: Vec::new(),
                 needs_recovery: false,
             };
             let options = subvolume_option(subvolume.as_deref());
@@ -208,6 +226,10 @@ impl Appliance {
             match self.guest().act(mount, patience).await {
                 Ok(()) => {
                     tree.needs_recovery |= way.is_some();
+                    tree.mounts.push(Mount {
+                        path: target.strip_prefix(PLACE).unwrap_or(&target).to_owned(),
+                        offset: lies_plainly(volume).then_some(volume.offset),
+                    });
                     tree.targets.push(target);
                     return Ok(());
                 }
@@ -241,6 +263,17 @@ impl Appliance {
 
 fn kind_of(volume: &Volume) -> Kind {
     volume.filesystem.as_ref().map_or(Kind::Other("nothing"), |f| f.kind)
+}
+
+fn lies_plainly(volume: &Volume) -> bool {
+    match &volume.filesystem {
+        Some(filesystem) => match filesystem.kind {
+            Kind::Ext4 => !filesystem.dirty,
+            // Its journal holds nothing of files.
+            kind => kind == Kind::Xfs,
+        },
+        None => false,
+    }
 }
 
 fn subvolume_option(subvolume: Option<&str>) -> String {

@@ -5,6 +5,7 @@
 //! that is at work, another artifact that is an overlay on it. [`Catalog::collect`] drops the rest.
 
 use super::{Catalog, CatalogError, Doing, Result, Transaction};
+use crate::model::Inventory;
 use rusqlite::{OptionalExtension, Row};
 use sha2::{Digest as _, Sha256};
 use std::fs::File;
@@ -62,6 +63,24 @@ impl Catalog {
     /// it says of the disk includes everything that the disk stands on. It goes with the artifact.
     pub fn block_list_path(&self, digest: &str) -> PathBuf {
         self.home().artifacts().join(block_list_name(digest))
+    }
+
+    /// Where the inventory of the packages on the disk of that digest is kept. It goes with the artifact.
+    pub fn inventory_path(&self, digest: &str) -> PathBuf {
+        self.home().artifacts().join(inventory_name(digest))
+    }
+
+    /// None when nobody took one.
+    pub fn inventory(&self, digest: &str) -> Result<Option<Inventory>> {
+        let path = self.inventory_path(digest);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => {
+                let corrupt = || CatalogError::Corrupt(format!("{} is no inventory", path.display()));
+                Inventory::parse(&text).map(Some).ok_or_else(corrupt)
+            }
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(CatalogError::Io { doing: "read", path, source }),
+        }
     }
 
     /// Moves a finished file, on the same file system as the home folder, into the store and
@@ -146,6 +165,10 @@ impl Catalog {
 
 fn block_list_name(digest: &str) -> String {
     format!("{digest}.blocks")
+}
+
+fn inventory_name(digest: &str) -> String {
+    format!("{digest}.packages")
 }
 
 fn remove_file(path: &Path) -> Result<()> {
@@ -248,6 +271,7 @@ impl Transaction<'_> {
             let folder = self.home.artifacts();
             remove_file(&folder.join(row.file_name()))?;
             remove_file(&folder.join(block_list_name(&row.digest)))?;
+            remove_file(&folder.join(inventory_name(&row.digest)))?;
             self.sql
                 .execute("DELETE FROM artifacts WHERE digest = ?1", [&row.digest])
                 .or_doing("drop an artifact")?;

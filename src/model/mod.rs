@@ -3,6 +3,7 @@
 mod architecture;
 mod disk_format;
 mod failure;
+mod inventory;
 mod name;
 mod status;
 mod version;
@@ -10,6 +11,7 @@ mod version;
 pub use architecture::{Architecture, Firmware};
 pub use disk_format::DiskFormat;
 pub use failure::{Failure, FailureKind, Position};
+pub use inventory::{Inventory, Package};
 pub use name::{NameError, ResourceName, slug};
 pub use status::{ImageStatus, Stage};
 pub use version::{ImageVersion, Version, VersionError, VersionPattern};

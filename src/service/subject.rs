@@ -41,6 +41,8 @@ pub(super) struct Subject {
     pub path_name: String,
     pub architecture: Architecture,
     pub disk: PathBuf,
+    /// Of the disk in the artifact store.
+    pub digest: Option<String>,
     /// MiB.
     pub memory: u64,
     pub interface: Interface,
@@ -54,6 +56,7 @@ impl Subject {
                 title: base.name.clone(),
                 path_name: base.name,
                 architecture: base.architecture,
+                digest: None,
                 disk: base.disk,
                 memory: MEMORY,
                 interface: Interface::Virtio,
@@ -89,6 +92,7 @@ impl Subject {
             title: image.to_string(),
             path_name: image.path_name(),
             architecture: image.architecture,
+            digest: image.disk,
             disk,
             memory,
             interface,

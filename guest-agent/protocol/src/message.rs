@@ -324,7 +324,18 @@ pub struct Tree {
     pub digests: bool,
     /// Stay on one file system.
     pub one_filesystem: bool,
+    /// Where on their devices regular files lie.
+    #[serde(skip_serializing_if = "is_false", default)]
+    pub extents: bool,
 }
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// A run of a file's bytes: its first one in the file, its first one on the file system's device, how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent(pub u64, pub u64, pub u64);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -366,6 +377,10 @@ pub struct Entry {
     pub target: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub sha256: Option<String>,
+    /// None also where the bytes do not lie on the device as they are read: compressed, not written yet,
+    /// inside an inode, in very many pieces.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub extents: Option<Vec<Extent>>,
 }
 
 /// A block device or partition.

@@ -33,6 +33,17 @@ fn entry() -> Entry {
         modified: -4,
         target: Some(text("y")),
         sha256: Some(text("ab")),
+        extents: None,
+    }
+}
+
+fn placed() -> Entry {
+    Entry {
+        kind: EntryKind::File,
+        target: None,
+        sha256: None,
+        extents: Some(vec![Extent(0, 4096, 512)]),
+        ..entry()
     }
 }
 
@@ -61,7 +72,8 @@ fn operations() -> Vec<Operation> {
         O::WriteAt { path: path(), offset: 512 },
         O::Append { path: path() },
         O::Connect { address: vec![127, 0, 0, 1], port: 8080 },
-        O::Tree(Tree { root: text("/"), digests: true, one_filesystem: true }),
+        O::Tree(Tree { root: text("/"), digests: true, one_filesystem: true, extents: false }),
+        O::Tree(Tree { root: text("/"), digests: false, one_filesystem: false, extents: true }),
         O::Stat { path: path(), follow: true },
         O::Hash { path: path(), algorithm: Algorithm::Sha256 },
         O::List { path: path(), recursive: true, after: Some(text("/p/a")), limit: 10 },
@@ -110,6 +122,7 @@ fn operation_name(operation: &Operation) -> &'static str {
         O::WriteAt { .. } => "write_at",
         O::Append { .. } => "append",
         O::Connect { .. } => "connect",
+        O::Tree(Tree { extents: true, .. }) => "tree_extents",
         O::Tree(_) => "tree",
         O::Stat { .. } => "stat",
         O::Hash { .. } => "hash",
@@ -299,6 +312,7 @@ fn the_bytes_of_this_version_have_not_changed() {
     from_host().iter().for_each(|(name, message)| now += &line(name, message));
     from_agent().iter().for_each(|(name, message)| now += &line(name, message));
     now += &line("entry", &entry());
+    now += &line("entry_placed", &placed());
     let (version, golden) = GOLDEN.last().unwrap();
     assert_eq!(*version, VERSION);
     assert!(now == *golden, "tests/golden/v{VERSION}.txt says otherwise; now it would be:\n{now}");
@@ -310,15 +324,15 @@ fn messages_of_every_version_still_spoken_are_understood() {
     for (_, file) in GOLDEN {
         reads_back(file, "host.", &from_host());
         reads_back(file, "agent.", &from_agent());
-        reads_back(file, "entry", &[(text("entry"), entry())]);
+        reads_back(file, "entry", &[(text("entry"), entry()), (text("entry_placed"), placed())]);
     }
 }
 
 #[test]
 fn every_operation_is_in_the_list() {
     let names: Vec<&str> = operations().iter().map(operation_name).collect();
-    // Both of `Power` count.
-    assert_eq!(names.len(), 33, "a new operation goes into `operations`: {names:?}");
+    // Both of `Power` and of `Tree` count.
+    assert_eq!(names.len(), 34, "a new operation goes into `operations`: {names:?}");
     let mut unique = names.clone();
     unique.sort_unstable();
     unique.dedup();

@@ -5,8 +5,7 @@ mod kernels;
 mod packages;
 mod system;
 
-pub use contents::Contents;
-pub use packages::Package;
+pub use contents::{Contents, Details};
 
 use super::facts::{DiskFacts, PartitionTable, Root, Volume};
 use super::tree::{Access, Tree};

@@ -2,7 +2,7 @@
 
 use super::Look;
 use crate::appliance::ApplianceError;
-use std::collections::BTreeMap;
+use crate::model::{Inventory, Package};
 
 /// dpkg's list of a large desktop has 10 MiB.
 const STATUS_LIMIT: u64 = 64 << 20;
@@ -12,32 +12,47 @@ const LISTS_LIMIT: usize = 128 << 20;
 
 const INFO: &str = "/var/lib/dpkg/info";
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Package {
-    pub name: String,
-    /// `amd64`, `all`.
-    pub architecture: String,
-    pub version: String,
-}
+/// Package managers whose records kiln does not read: most are databases of their own kinds.
+const OTHERS: [(&str, &str); 7] = [
+    ("rpm", "/usr/lib/sysimage/rpm/rpmdb.sqlite"),
+    ("rpm", "/var/lib/rpm/rpmdb.sqlite"),
+    ("rpm", "/usr/lib/sysimage/rpm/Packages.db"),
+    ("rpm", "/var/lib/rpm/Packages.db"),
+    ("rpm", "/var/lib/rpm/Packages"),
+    ("apk", "/lib/apk/db/installed"),
+    ("pacman", "/var/lib/pacman/local/ALPM_DB_VERSION"),
+];
 
 impl Look<'_> {
-    /// None where dpkg is not the package manager.
-    pub(super) async fn packages(&self) -> Result<Option<Vec<Package>>, ApplianceError> {
+    pub(super) async fn inventory(&self) -> Result<Inventory, ApplianceError> {
         let status = self.text("/var/lib/dpkg/status", STATUS_LIMIT).await?;
-        Ok((!status.is_empty()).then(|| installed(&status)))
+        if !status.is_empty() {
+            return Ok(Inventory::Read(installed(&status)));
+        }
+        for (manager, database) in OTHERS {
+            if self.exists(database).await? {
+                return Ok(Inventory::Unread { manager: manager.into(), database: database.into() });
+            }
+        }
+        Ok(Inventory::Absent)
     }
 
-    /// The paths that each package has brought, by `name` or `name:architecture` as dpkg calls it.
-    pub(super) async fn paths_of_packages(&self) -> Result<BTreeMap<String, Vec<String>>, ApplianceError> {
-        let (mut all, mut size) = (BTreeMap::new(), 0);
-        for name in self.names(INFO, "", ".list").await? {
-            let text = self.text(&format!("{INFO}/{name}"), LIST_LIMIT).await?;
-            size += text.len();
-            if size > LISTS_LIMIT {
-                break;
+    /// The paths that these packages (name, architecture) have brought, as far as dpkg knows them.
+    pub(super) async fn paths_of(
+        &self,
+        packages: &[(String, String)],
+    ) -> Result<Vec<String>, ApplianceError> {
+        let (mut all, mut size) = (Vec::new(), 0);
+        for (name, architecture) in packages {
+            // A list is called after the architecture where more than one can be installed.
+            for list in [format!("{INFO}/{name}.list"), format!("{INFO}/{name}:{architecture}.list")] {
+                let text = self.text(&list, LIST_LIMIT).await?;
+                size += text.len();
+                if size > LISTS_LIMIT {
+                    return Ok(all);
+                }
+                all.extend(text.lines().map(str::to_owned));
             }
-            let package = name.trim_end_matches(".list").to_owned();
-            all.insert(package, text.lines().map(str::to_owned).collect());
         }
         Ok(all)
     }
@@ -47,7 +62,9 @@ fn installed(status: &str) -> Vec<Package> {
     let package = |stanza: &str| {
         let field = |name: &str| {
             let line = stanza.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(": "));
-            line.map(|l| l.trim().chars().take(200).collect::<String>())
+            line.map(|l| {
+                l.trim().chars().take(200).map(|c| if c.is_control() { '?' } else { c }).collect::<String>()
+            })
         };
         let is_there = field("Status")?.ends_with(" installed");
         is_there.then_some(())?;

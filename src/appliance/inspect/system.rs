@@ -6,7 +6,7 @@ use super::Look;
 use crate::appliance::ApplianceError;
 use crate::appliance::facts::{CloudInit, OsRelease};
 use crate::guest::Guest;
-use crate::model::Architecture;
+use crate::model::{Architecture, Inventory};
 
 const SMALL: u64 = 256 << 10;
 
@@ -17,7 +17,7 @@ pub(super) struct System {
     pub cloud_init: Option<CloudInit>,
     pub own_network: bool,
     pub guest_agent: bool,
-    pub packages: Option<u32>,
+    pub packages: Inventory,
 }
 
 impl Look<'_> {
@@ -30,7 +30,7 @@ impl Look<'_> {
             cloud_init: self.cloud_init().await?,
             own_network: self.own_network().await?,
             guest_agent: self.exists("/usr/sbin/qemu-ga").await? || self.exists("/usr/bin/qemu-ga").await?,
-            packages: self.packages().await?.map(|all| u32::try_from(all.len()).unwrap_or(u32::MAX)),
+            packages: self.inventory().await?,
         })
     }
 

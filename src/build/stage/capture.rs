@@ -7,6 +7,7 @@ use crate::catalog::artifact::Artifact;
 use crate::catalog::undo::UndoKind;
 use crate::disk::{self, blocklist::BlockList};
 use crate::model::{DiskFormat, Failure, FailureKind, Stage};
+use crate::support::files;
 use crate::support::wait::Patience;
 
 impl Workshop {
@@ -31,12 +32,7 @@ impl Workshop {
         let target = stored.await.map_err(|e| Failure::new(FailureKind::Internal, e.to_string()))??;
         // Of the disk in its final place, with what it stands on from now on.
         let blocks = BlockList::of(&target, format, patience).await?;
-        let (path, list) = (self.catalog.block_list_path(&digest), blocks.clone());
-        let saved = tokio::task::spawn_blocking(move || list.save(&path));
-        saved
-            .await
-            .map_err(|e| Failure::new(FailureKind::Internal, e.to_string()))?
-            .map_err(|e| Failure::from_error(FailureKind::Environment, &e))?;
+        self.save_beside(&digest, &blocks).await?;
         let artifact = Artifact {
             digest: digest.clone(),
             format: format.as_str().into(),
@@ -60,5 +56,17 @@ impl Workshop {
         self.captured = Some(target);
         self.blocks = Some(blocks);
         Ok(())
+    }
+
+    /// What is known of the disk's content, kept with it.
+    async fn save_beside(&self, digest: &str, blocks: &BlockList) -> Result<(), Failure> {
+        let (path, list) = (self.catalog.block_list_path(digest), blocks.clone());
+        let (packages, text) = (self.catalog.inventory_path(digest), self.facts()?.packages.to_text());
+        let saved = tokio::task::spawn_blocking(move || {
+            list.save(&path).map_err(|e| Failure::from_error(FailureKind::Environment, &e))?;
+            files::write_atomic(&packages, text.as_bytes())
+                .map_err(|source| Failure::from(CatalogError::Io { doing: "write", path: packages, source }))
+        });
+        saved.await.map_err(|e| Failure::new(FailureKind::Internal, e.to_string()))?
     }
 }

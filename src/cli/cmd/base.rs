@@ -256,7 +256,7 @@ fn inspected(format: Format, image: &BaseImage, facts: &DiskFacts) {
                 "guestAgent": facts.guest_agent,
                 "kernels": facts.kernels.iter().map(|k| &k.version).collect::<Vec<_>>(),
                 "commandLine": facts.command_line,
-                "packages": facts.packages,
+                "packages": facts.packages.packages().map(<[_]>::len),
             })
         ),
         Format::Human => {
@@ -284,7 +284,8 @@ fn inspected(format: Format, image: &BaseImage, facts: &DiskFacts) {
                 println!("kernel        {}", kernel.version);
             }
             println!("command line  {}", facts.command_line);
-            println!("packages      {}", number(facts.packages));
+            let packages = facts.packages.packages().map(|all| all.len().to_string());
+            println!("packages      {}", packages.or(facts.packages.missing()).unwrap_or_default());
         }
     }
 }

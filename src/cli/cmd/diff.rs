@@ -4,7 +4,7 @@ use crate::cli::Settings;
 use crate::cli::render::{Format, Progress};
 use crate::model::Failure;
 use crate::service::Service;
-use crate::service::diff::{self, Difference, FileChange, PackageChange, Side};
+use crate::service::diff::{self, Depth, Difference, FileChange, PackageChange, Side};
 use crate::support::wait::Patience;
 use kiln_protocol::message::{Entry, EntryKind};
 use serde_json::{Value, json};
@@ -15,14 +15,14 @@ const DIFFERENT: u8 = 1;
 pub async fn run(
     service: &Service,
     names: [&str; 2],
-    all: bool,
+    depth: Depth,
     settings: &Settings,
     patience: &Patience,
 ) -> Result<u8, Failure> {
-    if !matches!(settings.progress, Progress::Json | Progress::None) {
-        eprintln!("reading all files of {} and {}, each in an appliance of its own", names[0], names[1]);
+    if depth != Depth::Packages && !matches!(settings.progress, Progress::Json | Progress::None) {
+        eprintln!("comparing the files of {} and {}, each in an appliance of its own", names[0], names[1]);
     }
-    let (from, to, difference) = diff::diff(service, names, all, settings.accel.into(), patience).await?;
+    let (from, to, difference) = diff::diff(service, names, depth, settings.accel.into(), patience).await?;
     match settings.format {
         Format::Json => println!("{}", record(&from, &to, &difference)),
         Format::Human => print(&from, &to, &difference),
@@ -55,13 +55,15 @@ fn print(from: &Side, to: &Side, difference: &Difference) {
     for (sign, words) in arguments {
         words.iter().for_each(|word| line(sign, word, ""));
     }
-    let (before, after) = (difference.from_bytes, difference.to_bytes);
-    if before != after {
+    if let (Some(before), Some(after)) = (from.bytes, to.bytes)
+        && before != after
+    {
         println!("size of all files\n  ~ {} KiB -> {} KiB", before >> 10, after >> 10);
     }
     if difference.is_none() {
         println!("{} and {} do not differ", from.title, to.title);
     }
+    difference.notes.iter().for_each(|note| println!("note: {note}"));
     if difference.of_packages + difference.of_records > 0 {
         println!(
             "not listed (--all does): {} that changed packages brought, {} of records, caches and logs",
@@ -136,7 +138,8 @@ fn record(from: &Side, to: &Side, difference: &Difference) -> Value {
         "packages": packages.collect::<Vec<_>>(),
         "files": files.collect::<Vec<_>>(),
         "kernelArguments": {"removed": difference.removed_arguments, "added": difference.added_arguments},
-        "bytes": {"from": difference.from_bytes, "to": difference.to_bytes},
+        "bytes": {"from": from.bytes, "to": to.bytes},
+        "notes": difference.notes,
         "notListed": {"ofChangedPackages": difference.of_packages, "recordsCachesLogs": difference.of_records},
     })
 }

@@ -5,6 +5,7 @@ use crate::cli::Settings;
 use crate::cli::render::{Format, Progress};
 use crate::distribute::{Export, ExportFormat, Exported};
 use crate::model::Failure;
+use crate::service::diff::Depth;
 use crate::service::image::{self, Shown};
 use crate::support::clock::rfc3339;
 use crate::support::wait::Patience;
@@ -56,6 +57,9 @@ enum Verb {
         /// List also files of changed packages, package managers' records, caches and logs
         #[arg(long)]
         all: bool,
+        /// Compare packages only, by the inventories that builds took: nothing is booted for that
+        #[arg(long, conflicts_with = "all")]
+        packages: bool,
     },
     /// Remove images, their logs, and their disks unless another image stands on them
     Remove {
@@ -104,9 +108,14 @@ pub async fn run(
                 }),
             }
         }
-        Verb::Diff { from, to, all } => {
+        Verb::Diff { from, to, all, packages } => {
             let patience = Patience::unlimited(cancel);
-            return super::diff::run(&service, [&from, &to], all, settings, &patience).await;
+            let depth = match (all, packages) {
+                (_, true) => Depth::Packages,
+                (true, false) => Depth::All,
+                (false, false) => Depth::Notable,
+            };
+            return super::diff::run(&service, [&from, &to], depth, settings, &patience).await;
         }
         Verb::Remove { images } => {
             // A name that means nothing is told before anything is gone.

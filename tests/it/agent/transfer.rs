@@ -194,7 +194,7 @@ async fn a_tree_is_sent_sorted_with_digests_and_without_following_links() {
     let tree = async |root: &Path, digests, one_filesystem| {
         let mut lines = Vec::new();
         let root = root.to_str().unwrap().into();
-        let operation = Operation::Tree(Tree { root, digests, one_filesystem });
+        let operation = Operation::Tree(Tree { root, digests, one_filesystem, extents: false });
         guest.get(operation, 1 << 26, &mut lines, &p).await?;
         let lines = String::from_utf8(lines).unwrap();
         Ok::<_, GuestError>(

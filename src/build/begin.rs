@@ -6,7 +6,9 @@ use super::plan::Plan;
 use super::recover;
 use crate::catalog::artifact::digest_bytes;
 use crate::catalog::image::{Image, NewImage};
+use crate::catalog::lineage::UsedComponent;
 use crate::catalog::{Catalog, CatalogError, Transaction};
+use crate::component::Component;
 use crate::model::{Failure, FailureKind, Firmware, ImageStatus};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -69,16 +71,21 @@ pub fn begin(catalog: &Catalog, plan: &Plan, asked: &Asked) -> Result<Begun, Fai
         t.add_artifact(&parent.artifact())?;
         let recipe = &plan.recipe;
         let digest = digest_bytes(recipe_text.as_bytes());
-        let row = t.register_recipe(&recipe.name, recipe.version, &digest, &recipe_text)?;
+        // Another kiln may have taken the version since the plan was made.
+        let version = t.version_for(&recipe.name, recipe.version, &plan.inputs)?;
+        let row = t.register_recipe(&recipe.name, version, &digest, &recipe_text)?;
         let image = t.add_image(&NewImage {
             name: recipe.name.clone(),
-            version: recipe.version,
+            version,
             architecture: plan.architecture(),
             inputs: plan.inputs.clone(),
             recipe: row,
             parent_name: parent.name.clone(),
+            parent_image: parent.image,
             parent: parent.digest.clone(),
             details: "{}".into(),
+            components: used(plan),
+            tags: recipe.tags.clone(),
         })?;
         let id = image.path_name();
         add(t, plan, &image, &id, asked)?;
@@ -138,6 +145,15 @@ fn come_alive(catalog: &Catalog, image: Image, id: String) -> Result<Begun, Fail
     let log = events_path(&folder);
     let log = File::create(&log).map_err(|e| io("make", &log, e))?;
     Ok(Begun { image, events: Events::new(&id, Some(log)), id, folder, _lock: lock })
+}
+
+fn used(plan: &Plan) -> Vec<UsedComponent> {
+    let used = |(c, row): (&Component, &Option<i64>)| UsedComponent {
+        title: c.label.clone(),
+        digest: digest_bytes(c.document.source.text().as_bytes()),
+        component: *row,
+    };
+    plan.components.iter().zip(&plan.registered).map(used).collect()
 }
 
 /// Recipe and documents as they were: images keep what they were made from.

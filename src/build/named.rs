@@ -2,23 +2,30 @@
 
 use crate::catalog::{Catalog, CatalogError};
 use crate::component::library;
-use crate::model::VersionPattern;
+use crate::model::VersionedName;
 
 /// What a name stands for.
 pub struct Named {
     /// `name/version`.
     pub title: String,
     pub text: String,
+    /// Its row, where it is registered.
+    pub component: Option<i64>,
 }
 
 /// A registered one wins over one that comes with kiln.
-pub fn find(catalog: &Catalog, name: &str, pattern: VersionPattern) -> Result<Named, CatalogError> {
-    match catalog.read(|t| t.find_component(name, pattern)) {
-        Ok(found) => Ok(Named { title: format!("{}/{}", found.name, found.version), text: found.data }),
-        Err(e @ CatalogError::NotFound { .. }) => match library::find(name) {
-            Some(builtin) if pattern.matches(library::VERSION) => Ok(Named {
+pub fn find(catalog: &Catalog, name: &VersionedName) -> Result<Named, CatalogError> {
+    match catalog.read(|t| t.find_component(name)) {
+        Ok(found) => Ok(Named {
+            title: format!("{}/{}", found.name, found.version),
+            text: found.data,
+            component: Some(found.id),
+        }),
+        Err(e @ CatalogError::NotFound { .. }) => match library::find(&name.name) {
+            Some(builtin) if name.version.matches(library::VERSION) => Ok(Named {
                 title: format!("{}/{}", builtin.name, library::VERSION),
                 text: builtin.text.to_owned(),
+                component: None,
             }),
             _ => Err(e),
         },

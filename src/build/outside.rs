@@ -6,7 +6,7 @@ use crate::catalog::Catalog;
 use crate::component::expression::ContextKey;
 use crate::component::provider::{Parameter, Provider};
 use crate::component::{Values, World};
-use crate::model::{ImageVersion, Stage, VersionPattern};
+use crate::model::{ImageVersion, Stage, VersionedName};
 use async_trait::async_trait;
 use std::sync::Arc;
 
@@ -31,13 +31,11 @@ impl Provider for Outside {
     }
 
     async fn document(&self, arn: &str) -> Result<String, String> {
-        let (_, tail) =
-            arn.split_once(":component/").ok_or_else(|| format!("{arn} is no component's ARN"))?;
-        let mut parts = tail.splitn(3, '/');
-        let name = parts.next().unwrap_or_default();
-        let version = parts.next().unwrap_or("x.x.x");
-        let version: VersionPattern = version.parse().map_err(|e| format!("{arn}: {e}"))?;
-        named::find(&self.catalog, name, version)
+        if !arn.contains(":component/") {
+            return Err(format!("{arn} is no component's ARN"));
+        }
+        let name: VersionedName = arn.parse().map_err(|e| format!("{arn}: {e}"))?;
+        named::find(&self.catalog, &name)
             .map(|found| found.text)
             .map_err(|e| format!("{arn} is not in this catalog (kiln component add FILE puts it there): {e}"))
     }

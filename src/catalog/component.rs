@@ -1,7 +1,7 @@
 //! Component versions. Immutable; other content under the same version is its next build.
 
 use super::{CatalogError, Doing, Result, Transaction};
-use crate::model::{ImageVersion, ResourceName, Version, VersionPattern};
+use crate::model::{ImageVersion, ResourceName, Version, VersionedName};
 use rusqlite::{OptionalExtension, Row};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +13,12 @@ pub struct Component {
     pub digest: String,
     /// The document, as written.
     pub data: String,
+}
+
+impl std::fmt::Display for Component {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", crate::model::slug(&self.name), self.version)
+    }
 }
 
 const COLUMNS: &str = "id, name, major, minor, patch, build, digest, data";
@@ -42,17 +48,17 @@ impl Transaction<'_> {
             .sql
             .query_row(
                 &format!(
-                    "SELECT {COLUMNS} FROM components WHERE slug = ?1 AND major = ?2 AND minor = ?3 AND patch = ?4
-                     ORDER BY build DESC LIMIT 1"
+                    "SELECT {COLUMNS}, removed IS NULL FROM components
+                     WHERE slug = ?1 AND major = ?2 AND minor = ?3 AND patch = ?4 ORDER BY build DESC LIMIT 1"
                 ),
                 (name.slug(), version.major, version.minor, version.patch),
-                component,
+                |r| Ok((component(r)?, r.get::<_, bool>(8)?)),
             )
             .optional()
             .or_doing("read a component")?;
         let build = match newest {
-            Some(newest) if newest.digest == digest => return Ok(newest),
-            Some(newest) => newest.version.build + 1,
+            Some((newest, true)) if newest.digest == digest => return Ok(newest),
+            Some((newest, _)) => newest.version.build + 1,
             None => 1,
         };
         let id = self
@@ -79,23 +85,37 @@ impl Transaction<'_> {
         Ok(Component { id, name: name.to_string(), version, digest: digest.into(), data: data.into() })
     }
 
-    /// The newest version that the pattern matches, its newest build.
-    pub fn find_component(&self, name: &str, pattern: VersionPattern) -> Result<Component> {
-        let slug = crate::model::slug(name);
+    /// The newest version that fits, its newest build unless one is named.
+    pub fn find_component(&self, name: &VersionedName) -> Result<Component> {
         self.list_components()?
             .into_iter()
-            .filter(|c| crate::model::slug(&c.name) == slug && pattern.matches(c.version.version))
+            .filter(|c| name.fits(&c.name, c.version))
             .max_by_key(|c| c.version)
             .ok_or_else(|| CatalogError::NotFound {
                 kind: "component",
-                name: format!("{name}/{pattern}"),
+                name: name.to_string(),
                 known: self.known_components(),
             })
     }
 
     pub fn list_components(&self) -> Result<Vec<Component>> {
-        let sql = format!("SELECT {COLUMNS} FROM components ORDER BY slug, major, minor, patch, build");
+        let sql = format!(
+            "SELECT {COLUMNS} FROM components WHERE removed IS NULL ORDER BY slug, major, minor, patch, build"
+        );
         self.rows("list components", &sql, [], component)
+    }
+
+    /// Forgets the document. The number stays used.
+    ///
+    /// # Errors
+    /// Images were made with it.
+    pub fn remove_component(&self, component: &Component) -> Result<()> {
+        let users = self.users_of(component.id)?;
+        self.refuse_in_use(&format!("component {component}"), "in the recipes of", &users)?;
+        self.sql
+            .execute("UPDATE components SET removed = ?2, data = '' WHERE id = ?1", (component.id, self.now))
+            .or_doing("remove a component")?;
+        Ok(())
     }
 
     /// Fails when another spelling of the same name is in the table.
@@ -122,7 +142,7 @@ impl Transaction<'_> {
 
     /// At most 20 names, for messages.
     fn known_components(&self) -> Vec<String> {
-        let sql = "SELECT DISTINCT name FROM components ORDER BY name LIMIT 20";
+        let sql = "SELECT DISTINCT name FROM components WHERE removed IS NULL ORDER BY name LIMIT 20";
         self.rows("list names", sql, [], |r| r.get(0)).unwrap_or_default()
     }
 }

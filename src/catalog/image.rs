@@ -1,7 +1,10 @@
 //! Images: `name/x.y.z/build`, their status and what they stand on.
 
+use super::lineage::UsedComponent;
 use super::{CatalogError, Doing, Result, Transaction};
-use crate::model::{Architecture, ImageStatus, ImageVersion, ResourceName, Version, VersionPattern};
+use crate::model::{
+    Architecture, ImageStatus, ImageVersion, ResourceName, Tag, Version, VersionPattern, VersionedName,
+};
 use rusqlite::{OptionalExtension, Row};
 use std::fmt;
 
@@ -18,6 +21,8 @@ pub struct Image {
     pub inputs: String,
     pub recipe: i64,
     pub parent_name: String,
+    /// The image that is its parent; None where that is a base image.
+    pub parent_image: Option<i64>,
     /// Digest of the disk it was started from.
     pub parent: Option<String>,
     /// Digest of its own disk, once captured.
@@ -38,16 +43,12 @@ pub struct NewImage {
     pub inputs: String,
     pub recipe: i64,
     pub parent_name: String,
+    pub parent_image: Option<i64>,
     pub parent: String,
     pub details: String,
-}
-
-/// How a user names an image: `nginx`, `nginx/1.0.x`, `nginx/1.0.0`, `nginx/1.0.0/3`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ImageName {
-    pub name: String,
-    pub version: VersionPattern,
-    pub build: Option<u32>,
+    /// In the order of the recipe.
+    pub components: Vec<UsedComponent>,
+    pub tags: Vec<Tag>,
 }
 
 impl Image {
@@ -63,32 +64,8 @@ impl fmt::Display for Image {
     }
 }
 
-impl fmt::Display for ImageName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.name, self.version)?;
-        self.build.map_or(Ok(()), |b| write!(f, "/{b}"))
-    }
-}
-
-impl std::str::FromStr for ImageName {
-    type Err = String;
-    fn from_str(s: &str) -> std::result::Result<ImageName, String> {
-        let mut parts = s.split('/');
-        let name = parts.next().unwrap_or_default();
-        let version = parts.next().unwrap_or("x.x.x").parse().map_err(|e| format!("{e}"))?;
-        let build = match parts.next() {
-            Some(b) => Some(b.parse().map_err(|_| format!("`{b}` in `{s}` is no build number"))?),
-            None => None,
-        };
-        if name.is_empty() || parts.next().is_some() {
-            return Err(format!("`{s}` names no image: name, name/x.y.z or name/x.y.z/build"));
-        }
-        Ok(ImageName { name: name.into(), version, build })
-    }
-}
-
 const COLUMNS: &str = "id, name, major, minor, patch, build, architecture, status, reason, inputs, recipe, \
-                       parent_name, parent, disk, details, created, changed";
+                       parent_name, parent, disk, details, created, changed, parent_image";
 
 fn image(r: &Row) -> rusqlite::Result<(Image, String, String)> {
     let version = Version { major: r.get(2)?, minor: r.get(3)?, patch: r.get(4)? };
@@ -107,6 +84,7 @@ fn image(r: &Row) -> rusqlite::Result<(Image, String, String)> {
         details: r.get(14)?,
         created: r.get(15)?,
         changed: r.get(16)?,
+        parent_image: r.get(17)?,
     };
     Ok((image, r.get(6)?, r.get(7)?))
 }
@@ -128,9 +106,9 @@ impl Transaction<'_> {
             .sql
             .prepare(
                 "INSERT INTO images (slug, name, major, minor, patch, build, architecture, status, inputs,
-                                     recipe, parent_name, parent, details, created, changed)
+                                     recipe, parent_name, parent, details, created, changed, parent_image)
                  SELECT ?1, ?2, ?3, ?4, ?5, coalesce(max(build), 0) + 1, ?6, 'PENDING', ?7, ?8, ?9, ?10, ?11,
-                        ?12, ?12
+                        ?12, ?12, ?13
                  FROM images WHERE slug = ?1 AND major = ?3 AND minor = ?4 AND patch = ?5",
             )
             .and_then(|mut s| {
@@ -147,9 +125,12 @@ impl Transaction<'_> {
                     &new.parent,
                     &new.details,
                     self.now,
+                    new.parent_image,
                 ))
             })
             .or_doing("add an image")?;
+        self.add_used(id, &new.components)?;
+        self.set_tags(id, &new.tags)?;
         self.image(id)
     }
 
@@ -166,30 +147,48 @@ impl Transaction<'_> {
 
     /// By the service's rules: with a build number any image; without, the newest version that
     /// matches and its newest build that is AVAILABLE.
-    pub fn find_image(&self, name: &ImageName) -> Result<Image> {
-        let slug = crate::model::slug(&name.name);
-        let fits = |i: &Image| {
-            crate::model::slug(&i.name) == slug
-                && name.version.matches(i.version.version)
-                && name.build.map_or(i.status == ImageStatus::Available, |b| b == i.version.build)
-        };
+    pub fn find_image(&self, name: &VersionedName) -> Result<Image> {
+        let kind = if name.build.is_some() { "image" } else { "AVAILABLE image" };
+        self.pick_image(name, kind, |i| name.build.is_some() || i.status == ImageStatus::Available)
+    }
+
+    /// The newest image that fits, whatever its status.
+    pub fn newest_image(&self, name: &VersionedName) -> Result<Image> {
+        self.pick_image(name, "image", |_| true)
+    }
+
+    fn pick_image(
+        &self,
+        name: &VersionedName,
+        kind: &'static str,
+        counts: impl Fn(&Image) -> bool,
+    ) -> Result<Image> {
+        let fits = |i: &Image| name.fits(&i.name, i.version) && counts(i);
         self.list_images()?.into_iter().filter(fits).max_by_key(|i| i.version).ok_or_else(|| {
-            let kind = if name.build.is_some() { "image" } else { "AVAILABLE image" };
             CatalogError::NotFound { kind, name: name.to_string(), known: self.known_images() }
         })
     }
 
-    /// The newest image that fits, whatever its status.
-    pub fn newest_image(&self, name: &ImageName) -> Result<Image> {
-        let slug = crate::model::slug(&name.name);
-        let fits = |i: &Image| {
-            crate::model::slug(&i.name) == slug
-                && name.version.matches(i.version.version)
-                && name.build.is_none_or(|b| b == i.version.build)
-        };
-        self.list_images()?.into_iter().filter(fits).max_by_key(|i| i.version).ok_or_else(|| {
-            CatalogError::NotFound { kind: "image", name: name.to_string(), known: self.known_images() }
-        })
+    /// The version that a build of these inputs gets: the one that is said; where the last number is
+    /// open, the newest that has an image from the same inputs, else the next one that was never used.
+    pub fn version_for(&self, name: &ResourceName, said: VersionPattern, inputs: &str) -> Result<Version> {
+        if let Some(exact) = said.exact() {
+            return Ok(exact);
+        }
+        let slug = name.slug();
+        let same = self.list_images()?.into_iter().filter(|i| {
+            i.inputs == inputs && crate::model::slug(&i.name) == slug && said.matches(i.version.version)
+        });
+        if let Some(same) = same.map(|i| i.version.version).max() {
+            return Ok(same);
+        }
+        let version = |r: &Row| Ok(Version { major: r.get(0)?, minor: r.get(1)?, patch: r.get(2)? });
+        // Of images that are gone, too.
+        let sql = "SELECT DISTINCT major, minor, patch FROM images WHERE slug = ?1";
+        let used = self.rows("list versions", sql, [slug], version)?;
+        let newest = used.into_iter().filter(|v| said.matches(*v)).max();
+        said.next_patch(newest)
+            .ok_or_else(|| CatalogError::NoVersion { name: name.to_string(), said: said.to_string() })
     }
 
     /// The image has become another than what it was begun from.
@@ -264,8 +263,14 @@ impl Transaction<'_> {
     }
 
     /// DELETED, and no longer holding its disk or its parent. The number stays used.
+    ///
+    /// # Errors
+    /// Images stand on it.
     pub fn delete_image(&self, id: i64) -> Result<()> {
+        let (image, children) = (self.image(id)?, self.children_of(id)?);
+        self.refuse_in_use(&format!("image {image}"), "the parent of", &children)?;
         self.set_status(id, ImageStatus::Deleted, None)?;
+        self.forget_used(id)?;
         self.sql
             .execute("UPDATE images SET disk = NULL, parent = NULL WHERE id = ?1", [id])
             .or_doing("delete an image")?;

@@ -11,8 +11,10 @@ pub mod home;
 pub mod image;
 pub mod journal;
 pub mod layer;
+pub mod lineage;
 pub mod recipe;
 mod schema;
+pub mod tag;
 pub mod undo;
 
 use crate::model::{Failure, FailureKind};
@@ -42,8 +44,13 @@ pub enum CatalogError {
         "the {kind} name `{name}` is the same as `{taken}`: case, blanks and underscores do not tell names apart"
     )]
     NameTaken { kind: &'static str, name: String, taken: String },
-    #[error("{what} is in use: {by}")]
-    InUse { what: String, by: String },
+    /// In what use, by whom; what to do then.
+    #[error("{what} cannot be removed: it is {by}")]
+    InUse { what: String, by: String, next: String },
+    #[error("the version {said} of {name} has no number left to count up")]
+    NoVersion { name: String, said: String },
+    #[error("an image has {} tags at most; it would have {there}", crate::model::MOST_TAGS)]
+    TooManyTags { there: usize },
     #[error("{what} cannot go from {from} to {to}")]
     Move { what: String, from: String, to: String },
     #[error("the catalog holds what this kiln cannot read: {0}")]
@@ -158,6 +165,7 @@ impl From<CatalogError> for Failure {
             CatalogError::NameTaken { .. } | CatalogError::InUse { .. } | CatalogError::Move { .. } => {
                 FailureKind::Conflict
             }
+            CatalogError::NoVersion { .. } | CatalogError::TooManyTags { .. } => FailureKind::Input,
             CatalogError::Corrupt(_) => FailureKind::Internal,
             _ => FailureKind::Environment,
         };
@@ -166,6 +174,11 @@ impl From<CatalogError> for Failure {
             _ if error.is_disk_full() => failure.hint("Make room on this host where kiln's home folder is."),
             CatalogError::NotFound { known, .. } if !known.is_empty() => {
                 failure.hint(format!("There are: {}.", known.join(", ")))
+            }
+            CatalogError::InUse { next, .. } => failure.hint(next),
+            CatalogError::NoVersion { .. } => failure.hint("Go on with the next minor version."),
+            CatalogError::TooManyTags { .. } => {
+                failure.hint("Remove some: kiln image tag IMAGE --remove KEY")
             }
             CatalogError::Newer { .. } => failure.hint("Use the newer kiln, or another --home."),
             CatalogError::Open { .. } => failure.hint("Check that the folder is yours and writable."),

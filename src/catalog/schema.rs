@@ -5,7 +5,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use std::path::Path;
 
 /// One script per schema version; a script that was released is never edited.
-const MIGRATIONS: [&str; 2] = [V1, V2];
+pub(super) const MIGRATIONS: [&str; 3] = [V1, V2, V3];
 
 const V1: &str = "
 CREATE TABLE artifacts (
@@ -137,6 +137,34 @@ CREATE TABLE pins (
     build TEXT NOT NULL,
     disk  TEXT NOT NULL REFERENCES artifacts(digest),
     PRIMARY KEY (build, disk)
+) STRICT;
+";
+
+/// What an image came from and what it is called by; builds of components that are gone keep their number.
+const V3: &str = "
+ALTER TABLE components ADD COLUMN removed INTEGER;
+ALTER TABLE images ADD COLUMN parent_image INTEGER REFERENCES images(id);
+UPDATE images SET parent_image = (
+    SELECT p.id FROM images p
+    WHERE p.slug || '/' || p.major || '.' || p.minor || '.' || p.patch || '/' || p.build = images.parent_name
+);
+CREATE INDEX images_by_parent_image ON images(parent_image);
+
+CREATE TABLE image_components (
+    image     INTEGER NOT NULL REFERENCES images(id),
+    position  INTEGER NOT NULL,
+    title     TEXT NOT NULL,
+    digest    TEXT NOT NULL,
+    component INTEGER REFERENCES components(id),
+    PRIMARY KEY (image, position)
+) STRICT;
+CREATE INDEX image_components_by_component ON image_components(component);
+
+CREATE TABLE tags (
+    image INTEGER NOT NULL REFERENCES images(id),
+    key   TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (image, key)
 ) STRICT;
 ";
 

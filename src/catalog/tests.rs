@@ -1,5 +1,6 @@
 use super::artifact::{Artifact, digest_bytes};
 use super::image::NewImage;
+use super::lineage::UsedComponent;
 use super::undo::UndoKind;
 use super::*;
 use crate::model::{Architecture, ImageStatus};
@@ -42,6 +43,9 @@ fn new_image(name: &str, parent: &str, t: &Transaction) -> Result<NewImage> {
         parent_name: "debian-12".into(),
         parent: parent.into(),
         details: "{}".into(),
+        components: Vec::new(),
+        tags: Vec::new(),
+        parent_image: None,
     })
 }
 
@@ -115,6 +119,9 @@ fn artifacts_stay_while_something_stands_on_them() {
     let image = add(&catalog, "nginx", &base);
     let disk = store(&catalog, "overlay", Some(&base));
     std::fs::write(catalog.block_list_path(&disk), "blocks").unwrap();
+    std::fs::write(catalog.inventory_path(&disk), "kiln-packages 1\nabsent\n").unwrap();
+    assert_eq!(catalog.inventory(&disk).unwrap(), Some(crate::model::Inventory::Absent));
+    assert_eq!(catalog.inventory(&base).unwrap(), None);
     catalog
         .write(|t| {
             t.set_disk(image.id, &disk, "{}")?;
@@ -169,12 +176,159 @@ fn components_get_a_new_build_for_new_content_only() {
     assert_eq!(put("a").version.build, 1);
     assert_eq!(put("a").version.build, 1);
     assert_eq!(put("b").version.build, 2);
-    let newest = catalog.read(|t| t.find_component("install", "x.x.x".parse().unwrap())).unwrap();
+    let newest = catalog.read(|t| t.find_component(&"install".parse().unwrap())).unwrap();
     assert_eq!(newest.version.to_string(), "1.0.0/2");
-    let missing = catalog.read(|t| t.find_component("nstall", "x.x.x".parse().unwrap())).unwrap_err();
+    let missing = catalog.read(|t| t.find_component(&"nstall".parse().unwrap())).unwrap_err();
     let failure = Failure::from(missing);
     assert_eq!(failure.kind, FailureKind::NotFound);
     assert!(failure.hints[0].contains("install"));
+}
+
+fn named(name: &str) -> crate::model::VersionedName {
+    name.parse().unwrap()
+}
+
+#[test]
+fn a_removed_component_is_gone_and_its_number_stays_used() {
+    let (_folder, catalog) = catalog();
+    let name = "install".parse().unwrap();
+    let put = |digest: &str| {
+        catalog.write(|t| t.register_component(&name, "1.0.0".parse().unwrap(), digest, "x")).unwrap()
+    };
+    let (first, second) = (put("a"), put("b"));
+    let base = store(&catalog, "base", None);
+    let image = catalog
+        .write(|t| {
+            let (title, digest) = ("install/1.0.0/1".to_owned(), "a".to_owned());
+            let components = vec![UsedComponent { title, digest, component: Some(first.id) }];
+            t.add_image(&NewImage { components, ..new_image("nginx", &base, t)? })
+        })
+        .unwrap();
+    assert_eq!(catalog.read(|t| t.users_of(first.id)).unwrap()[0].id, image.id);
+    let refused = catalog.write(|t| t.remove_component(&first)).unwrap_err();
+    assert!(refused.to_string().ends_with("in the recipes of nginx/1.0.0/1 (PENDING)"), "{refused}");
+    catalog.write(|t| t.remove_component(&second)).unwrap();
+    assert!(catalog.read(|t| t.find_component(&named("install/1.0.0/2"))).is_err());
+    assert_eq!(catalog.read(|t| t.find_component(&named("install"))).unwrap().version.build, 1);
+    assert_eq!(put("b").version.build, 3);
+    catalog
+        .write(|t| {
+            t.set_status(image.id, ImageStatus::Failed, None)?;
+            t.delete_image(image.id)?;
+            t.remove_component(&first)
+        })
+        .unwrap();
+}
+
+#[test]
+fn an_image_stays_while_another_one_came_from_it() {
+    let (_folder, catalog) = catalog();
+    let base = store(&catalog, "base", None);
+    let parent = add(&catalog, "gold", &base);
+    let child = catalog
+        .write(|t| {
+            t.set_status(parent.id, ImageStatus::Failed, None)?;
+            let new = new_image("nginx", &base, t)?;
+            t.add_image(&NewImage { parent_image: Some(parent.id), parent_name: parent.to_string(), ..new })
+        })
+        .unwrap();
+    assert_eq!(
+        catalog.read(|t| t.images_on_base(&base)).unwrap(),
+        [parent.clone()].map(|mut p| {
+            p.status = ImageStatus::Failed;
+            p.changed = catalog.read(|t| t.image(p.id)).unwrap().changed;
+            p
+        })
+    );
+    let refused = Failure::from(catalog.write(|t| t.delete_image(parent.id)).unwrap_err());
+    assert_eq!(refused.kind, FailureKind::Conflict);
+    assert!(refused.message.contains("it is the parent of nginx/1.0.0/1 (PENDING)"), "{refused}");
+    assert!(refused.hints[0].contains("kiln image remove nginx/1.0.0/1"), "{refused:?}");
+    catalog
+        .write(|t| {
+            t.set_status(child.id, ImageStatus::Failed, None)?;
+            t.delete_image(child.id)?;
+            t.delete_image(parent.id)
+        })
+        .unwrap();
+}
+
+#[test]
+fn tags_are_set_replaced_removed_and_counted() {
+    let (folder, catalog) = catalog();
+    let base = store(&catalog, "base", None);
+    let id = add(&catalog, "gold", &base).id;
+    let tags = |all: &[&str]| all.iter().map(|t| t.parse().unwrap()).collect::<Vec<crate::model::Tag>>();
+    catalog.write(|t| t.set_tags(id, &tags(&["b=1", "a=2"]))).unwrap();
+    catalog.write(|t| t.set_tags(id, &tags(&["a=3"]))).unwrap();
+    assert!(catalog.write(|t| t.remove_tag(id, "b")).unwrap());
+    assert!(!catalog.write(|t| t.remove_tag(id, "b")).unwrap());
+    let many: Vec<String> = (0..50).map(|n| format!("k{n}=v")).collect();
+    let many = tags(&many.iter().map(String::as_str).collect::<Vec<_>>());
+    let refused = catalog.write(|t| t.set_tags(id, &many)).unwrap_err();
+    assert!(matches!(refused, CatalogError::TooManyTags { there: 51 }), "{refused}");
+    drop(catalog);
+    let again = Catalog::open(Home::new(folder.path())).unwrap();
+    assert_eq!(again.read(|t| t.tags_of(id)).unwrap(), tags(&["a=3"]));
+}
+
+#[test]
+fn an_open_version_counts_up_for_new_content_only() {
+    let (_folder, catalog) = catalog();
+    let base = store(&catalog, "base", None);
+    let name: crate::model::ResourceName = "gold".parse().unwrap();
+    let version_for = |said: &str, inputs: &str| {
+        catalog.read(|t| t.version_for(&name, said.parse().unwrap(), inputs)).map(|v| v.to_string())
+    };
+    let build = |said: &str, inputs: &str| {
+        catalog
+            .write(|t| {
+                let version = t.version_for(&name, said.parse().unwrap(), inputs)?;
+                let new = new_image("gold", &base, t)?;
+                let image = t.add_image(&NewImage { version, inputs: inputs.into(), ..new })?;
+                t.set_status(image.id, ImageStatus::Failed, None)?;
+                Ok::<_, CatalogError>(image)
+            })
+            .unwrap()
+    };
+    assert_eq!(version_for("3.2.1", "a").unwrap(), "3.2.1");
+    assert_eq!(build("1.0.x", "a").to_string(), "gold/1.0.0/1");
+    assert_eq!(build("1.0.x", "a").to_string(), "gold/1.0.0/2");
+    let second = build("1.0.x", "b");
+    assert_eq!(second.to_string(), "gold/1.0.1/1");
+    assert_eq!(version_for("1.0.x", "a").unwrap(), "1.0.0");
+    assert_eq!(version_for("1.1.x", "a").unwrap(), "1.1.0");
+    // What is gone keeps its number.
+    catalog.write(|t| t.delete_image(second.id)).unwrap();
+    assert_eq!(version_for("1.0.x", "b").unwrap(), "1.0.2");
+    build("1.0.1073741823", "c");
+    let failure =
+        Failure::from(catalog.read(|t| t.version_for(&name, "1.0.x".parse().unwrap(), "d")).unwrap_err());
+    assert_eq!(failure.kind, FailureKind::Input);
+}
+
+#[test]
+fn a_catalog_of_the_first_schema_is_brought_up_to_this_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = Home::new(folder.path());
+    home.make_folders().unwrap();
+    let old = rusqlite::Connection::open(home.catalog()).unwrap();
+    old.execute_batch(schema::MIGRATIONS[0]).unwrap();
+    old.execute_batch(
+        "PRAGMA user_version = 1;
+         INSERT INTO recipes VALUES (1, 'gold', 'gold', 1, 0, 0, 1, 'd', '{}', 0);
+         INSERT INTO images VALUES
+             (1, 'gold', 'gold', 1, 0, 0, 3, 'x86_64', 'FAILED', NULL, 'i', 1, 'debian-12', NULL, NULL, '{}', 0, 0),
+             (2, 'kid', 'kid', 1, 0, 0, 1, 'x86_64', 'FAILED', NULL, 'i', 1, 'gold/1.0.0/3', NULL, NULL, '{}', 0, 0);
+         INSERT INTO components VALUES (1, 'install', 'install', 1, 0, 0, 1, 'd', 'x', 0);",
+    )
+    .unwrap();
+    drop(old);
+    let catalog = Catalog::open(home).unwrap();
+    let images = catalog.read(|t| t.list_images()).unwrap();
+    assert_eq!(images.iter().map(|i| i.parent_image).collect::<Vec<_>>(), [None, Some(1)]);
+    assert_eq!(catalog.read(|t| t.find_component(&named("install"))).unwrap().id, 1);
+    assert!(catalog.read(|t| t.tags_of(1)).unwrap().is_empty());
 }
 
 #[test]

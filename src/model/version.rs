@@ -6,7 +6,7 @@ use std::str::FromStr;
 const NODE_LIMIT: u32 = (1 << 30) - 1;
 
 /// `1.0.2`. Written nodes may have leading zeros (`2021.01.01`); they compare as numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Version {
     pub major: u32,
     pub minor: u32,
@@ -32,6 +32,8 @@ pub struct VersionPattern {
 pub enum VersionError {
     #[error("`{0}` is no version: three numbers with dots between them, such as 1.0.0")]
     Shape(String),
+    #[error("`{0}` is no version: three numbers such as 1.0.0, or with x for the newest such as 1.0.x")]
+    PatternShape(String),
     #[error("`{node}` in version `{text}` is no whole number from 0 to {NODE_LIMIT}")]
     Node { text: String, node: String },
     #[error("`{0}`: right of an x every part must be x (1.x.x, not 1.x.2)")]
@@ -70,7 +72,7 @@ impl FromStr for VersionPattern {
     fn from_str(s: &str) -> Result<VersionPattern, VersionError> {
         let parts: Vec<&str> = s.split('.').collect();
         if parts.len() != 3 {
-            return Err(VersionError::Shape(s.into()));
+            return Err(VersionError::PatternShape(s.into()));
         }
         let mut nodes = [None; 3];
         let mut open = false;
@@ -90,6 +92,16 @@ impl VersionPattern {
     pub fn matches(&self, v: Version) -> bool {
         let fits = |p: Option<u32>, n| p.is_none_or(|p| p == n);
         fits(self.major, v.major) && fits(self.minor, v.minor) && fits(self.patch, v.patch)
+    }
+
+    /// The version after `newest`, where only the last number is open; None when there is no number left.
+    pub fn next_patch(&self, newest: Option<Version>) -> Option<Version> {
+        let patch = match newest {
+            Some(newest) => newest.patch.checked_add(1)?,
+            None => 0,
+        };
+        let version = Version { major: self.major?, minor: self.minor?, patch };
+        (patch <= NODE_LIMIT).then_some(version)
     }
 
     /// The version, when nothing in it is open.

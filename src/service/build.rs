@@ -12,7 +12,7 @@ use crate::build::state::Verdict;
 use crate::build::workshop::{Visitor, Workshop};
 use crate::catalog::image::Image;
 use crate::component::World;
-use crate::model::{Failure, FailureKind, ImageStatus, Stage};
+use crate::model::{Failure, FailureKind, ImageStatus, Stage, VersionedName};
 use crate::support::files;
 use crate::support::wait::Patience;
 use std::path::{Path, PathBuf};
@@ -86,7 +86,25 @@ pub fn under_way(service: &Service, plan: &Plan) -> Result<Option<Image>, Failur
 
 fn same(service: &Service, plan: &Plan) -> Result<Vec<Image>, Failure> {
     let recipe = &plan.recipe;
-    Ok(service.catalog.read(|t| t.images_by_inputs(&recipe.name, recipe.version, &plan.inputs))?)
+    Ok(service.catalog.read(|t| t.images_by_inputs(&recipe.name, plan.version, &plan.inputs))?)
+}
+
+/// Gives an image that is there the tags that its recipe says now. Those that somebody else gave it stay.
+pub fn keep_tags(service: &Service, plan: &Plan, image: &Image) -> Result<(), Failure> {
+    let wanted = &plan.recipe.tags;
+    let there = service.catalog.read(|t| t.tags_of(image.id))?;
+    if wanted.iter().all(|tag| there.contains(tag)) {
+        return Ok(());
+    }
+    Ok(service.catalog.write(|t| t.set_tags(image.id, wanted))?)
+}
+
+/// The AVAILABLE image that the recipe's version means now, where it is not this one.
+pub fn newer(service: &Service, plan: &Plan, image: &Image) -> Result<Option<Image>, Failure> {
+    let version = plan.recipe.version;
+    let name = VersionedName { name: image.name.clone(), version, build: None };
+    let newest = service.catalog.read(|t| t.find_image(&name))?;
+    Ok((newest.version > image.version).then_some(newest))
 }
 
 /// Registers the image and makes the build's folder. Subscribe to its events before [`run`].

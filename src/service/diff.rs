@@ -74,6 +74,18 @@ pub enum Depth {
     All,
 }
 
+/// The packages of an image or a base, with what it is called.
+pub async fn packages_of(
+    service: &Service,
+    name: &str,
+    choice: Choice,
+    patience: &Patience,
+) -> Result<(String, Inventory), Failure> {
+    let subject = Subject::find(service, name)?;
+    let inventory = side::inventory(service, &subject, choice, patience).await?;
+    Ok((subject.title, inventory))
+}
+
 /// Compares two images or bases.
 pub async fn diff(
     service: &Service,

@@ -5,10 +5,12 @@ use crate::build::details::Details;
 use crate::catalog::CatalogError;
 use crate::catalog::artifact::Artifact;
 use crate::catalog::build::Build;
-use crate::catalog::image::{Image, ImageName};
+use crate::catalog::image::Image;
 use crate::disk::blocklist::BlockList;
 use crate::distribute::{self, Export, Exported};
-use crate::model::{DiskFormat, Failure, FailureKind, ImageStatus};
+use crate::model::{
+    DiskFormat, Failure, FailureKind, ImageStatus, Tag, TagError, VersionedName, VersionedNameError,
+};
 use crate::support::wait::Patience;
 use std::path::PathBuf;
 
@@ -18,10 +20,63 @@ pub struct Shown {
     pub image: Image,
     pub disk: Option<(Artifact, PathBuf)>,
     pub builds: Vec<Build>,
+    /// By key.
+    pub tags: Vec<Tag>,
 }
 
-pub fn list(service: &Service) -> Result<Vec<Shown>, Failure> {
-    service.catalog.read(|t| t.list_images())?.into_iter().map(|image| shown(service, image)).collect()
+/// A tag that an image must have: `team`, or `team=web`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tagged {
+    key: String,
+    value: Option<String>,
+}
+
+impl std::str::FromStr for Tagged {
+    type Err = TagError;
+    fn from_str(s: &str) -> Result<Tagged, TagError> {
+        let (key, value) = s.split_once('=').map_or((s, None), |(key, value)| (key, Some(value)));
+        let tag = Tag::new(key, value.unwrap_or_default())?;
+        Ok(Tagged { key: tag.key, value: value.is_some().then_some(tag.value) })
+    }
+}
+
+impl Tagged {
+    fn holds(&self, tags: &[Tag]) -> bool {
+        tags.iter().any(|t| t.key == self.key && self.value.as_ref().is_none_or(|v| *v == t.value))
+    }
+}
+
+/// Those that have all of `tags`.
+pub fn list(service: &Service, tags: &[Tagged]) -> Result<Vec<Shown>, Failure> {
+    let images = service.catalog.read(|t| t.list_images())?.into_iter();
+    let mut all: Vec<Shown> = images.map(|image| shown(service, image)).collect::<Result<_, _>>()?;
+    all.retain(|shown| tags.iter().all(|wanted| wanted.holds(&shown.tags)));
+    Ok(all)
+}
+
+/// Gives an image tags and takes tags from it, all or nothing. Returns those that it has then.
+pub fn tag(
+    service: &Service,
+    name: &str,
+    set: &[Tag],
+    remove: &[String],
+) -> Result<(Image, Vec<Tag>), Failure> {
+    let image = newest(service, name)?;
+    let tags = service.catalog.write(|t| {
+        for key in remove {
+            if !t.remove_tag(image.id, key)? {
+                let known: Vec<String> = t.tags_of(image.id)?.into_iter().map(|t| t.key).collect();
+                let message = format!("image {image} has no tag `{key}`");
+                return Err(Failure::new(FailureKind::NotFound, message).hint(match known.is_empty() {
+                    true => "It has none at all.".into(),
+                    false => format!("It has: {}.", known.join(", ")),
+                }));
+            }
+        }
+        t.set_tags(image.id, set)?;
+        Ok(t.tags_of(image.id)?)
+    })?;
+    Ok((image, tags))
 }
 
 /// The image a user names: with a build number any, without the newest AVAILABLE one.
@@ -55,20 +110,20 @@ pub fn newest_of_any_status(service: &Service, name: &str) -> Result<Image, Fail
     Ok(service.catalog.read(|t| t.newest_image(&name))?)
 }
 
-pub fn parse(name: &str) -> Result<ImageName, Failure> {
-    name.parse().map_err(|e: String| Failure::new(FailureKind::Input, e))
+pub fn parse(name: &str) -> Result<VersionedName, Failure> {
+    name.parse().map_err(|e: VersionedNameError| Failure::from_error(FailureKind::Input, &e))
 }
 
 fn shown(service: &Service, image: Image) -> Result<Shown, Failure> {
-    let (disk, builds) = service.catalog.read(|t| {
+    let (disk, builds, tags) = service.catalog.read(|t| {
         let disk = image.disk.as_deref().map(|d| t.artifact(d)).transpose()?;
-        Ok::<_, CatalogError>((disk, t.builds_of(image.id)?))
+        Ok::<_, CatalogError>((disk, t.builds_of(image.id)?, t.tags_of(image.id)?))
     })?;
     let disk = disk.map(|a| {
         let path = service.catalog.artifact_path(&a);
         (a, path)
     });
-    Ok(Shown { image, disk, builds })
+    Ok(Shown { image, disk, builds, tags })
 }
 
 /// The disk of an image that can be used, and how it is booted.
@@ -105,6 +160,22 @@ pub struct Removed {
     pub image: Image,
     /// Bytes of disks that nothing stands on any more.
     pub freed: u64,
+}
+
+/// Whether these images can be removed as far as others depend on them. Returns them in an order in which
+/// none stands on one before it.
+pub fn removable(service: &Service, mut images: Vec<Image>) -> Result<Vec<Image>, Failure> {
+    images.sort_by_key(|image| std::cmp::Reverse(image.id));
+    images.dedup_by_key(|image| image.id);
+    service.catalog.read(|t| {
+        for image in &images {
+            let mut children = t.children_of(image.id)?;
+            children.retain(|child| images.iter().all(|i| i.id != child.id));
+            t.refuse_in_use(&format!("image {image}"), "the parent of", &children)?;
+        }
+        Ok::<_, CatalogError>(())
+    })?;
+    Ok(images)
 }
 
 /// Forgets an image, its builds' folders and every disk that nothing stands on any more.

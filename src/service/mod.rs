@@ -1,10 +1,12 @@
 //! L6: use cases, one file per resource. What a face (the command line, later others) calls.
 
+pub mod base;
 pub mod build;
 pub mod component;
 pub mod diff;
 pub mod doctor;
 pub mod image;
+pub mod lineage;
 pub mod log;
 pub mod run;
 pub mod shell;

@@ -76,6 +76,7 @@ impl Subject {
             path_name: image.path_name(),
             architecture: image.architecture,
             disk,
+            digest: None,
             memory,
             interface,
         })

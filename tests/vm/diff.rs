@@ -60,6 +60,22 @@ fn one_package_and_one_file_are_all_that_differs() {
     );
     assert!(rest.contains("not listed (--all does): 1 that changed packages brought"), "{rest}");
 
+    let only = bench.run(&["image", "diff", "--packages", "twins/1.0.0/1", "twins"]);
+    assert_eq!(
+        String::from_utf8_lossy(&only.stdout),
+        "--- twins/1.0.0/1\n+++ twins/1.0.0/2\npackages\n  + greet  1.2-3\n"
+    );
+    let packages = bench.json(&["image", "packages", "twins"]);
+    let greet = serde_json::json!({"name": "greet", "version": "1.2-3", "architecture": "all"});
+    assert!(packages["manager"] == "dpkg" && packages["packages"].as_array().unwrap().contains(&greet));
+    // A base has no block list, and no inventory that a build took.
+    let base = bench.json(&["image", "diff", "debian-12-minimal", "twins"]);
+    let files: Vec<&str> =
+        base["files"].as_array().unwrap().iter().map(|f| f["path"].as_str().unwrap()).collect();
+    // The name of the machine that the base was made on goes when an image is sealed.
+    assert_eq!(files, ["/etc/hostname", "/etc/motd"], "{base}");
+    assert_eq!(base["packages"][0]["name"], "greet");
+
     let same = bench.run(&["image", "diff", "twins/1.0.0/2", "twins/1.0.x", "--format", "json"]);
     assert_eq!(same.status.code(), Some(0), "{same:?}");
     let same: serde_json::Value = serde_json::from_slice(&same.stdout).unwrap();

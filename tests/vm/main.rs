@@ -18,3 +18,4 @@ mod s3_store;
 mod support;
 mod tiny;
 mod together;
+mod versions;

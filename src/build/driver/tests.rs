@@ -124,6 +124,9 @@ fn bench() -> Bench {
                 parent_name: "debian-12".into(),
                 parent,
                 details: "{}".into(),
+                components: Vec::new(),
+                tags: Vec::new(),
+                parent_image: None,
             })?;
             t.add_build("nginx-1.0.0-1", image.id, "{}")?;
             Ok(image)

@@ -11,7 +11,7 @@ use crate::catalog::Catalog;
 use crate::component::action::Verb;
 use crate::component::expression::{ContextKey, Part as Piece, Reference};
 use crate::component::{Component, Inputs, Step, World};
-use crate::model::VersionPattern;
+use crate::model::VersionedName;
 use crate::support::diagnostic::Findings;
 use crate::support::source::Span;
 use crate::support::yaml::{self, Node, Value};
@@ -188,11 +188,8 @@ impl Surroundings<'_> {
 
     /// A component that a step runs by its ARN, as the catalog has it now.
     fn document(&self, arn: &str) -> Option<Part> {
-        let (_, tail) = arn.split_once(":component/").filter(|_| arn.starts_with("arn:"))?;
-        let mut parts = tail.splitn(3, '/');
-        let (name, version) = (parts.next()?, parts.next().unwrap_or("x.x.x"));
-        let version: VersionPattern = version.parse().ok()?;
-        let found = named::find(self.catalog, name, version).ok()?;
+        let name: VersionedName = arn.contains(":component/").then(|| arn.parse().ok())??;
+        let found = named::find(self.catalog, &name).ok()?;
         Some(Part::digest(format!("document {}", found.title), found.text.as_bytes()))
     }
 

@@ -8,34 +8,34 @@ use crate::component::{BindError, Component, Document, Platform, Rules, Strictne
 use crate::support::diagnostic::{Diagnostic, Findings};
 use crate::support::source::Source;
 
-/// Findings about the recipe go to `findings`, those about documents to `list`.
+/// With the rows of those that the catalog has. Findings about the recipe go to `findings`, those about documents to `list`.
 pub fn load(
     recipe: &Recipe,
     settings: &[Setting],
     catalog: &Catalog,
     findings: &mut Findings,
     list: &mut Vec<Diagnostic>,
-) -> Result<Vec<Component>, NoPlan> {
+) -> Result<Vec<(Component, Option<i64>)>, NoPlan> {
     let mut documents = Vec::new();
     for used in &recipe.components {
-        let Some((label, document)) = document(used, catalog, findings, list)? else { continue };
+        let Some((label, document, row)) = document(used, catalog, findings, list)? else { continue };
         runs_in_builds(used, &label, &document, findings);
         list.extend(document.warnings.iter().cloned());
-        documents.push((used, label, document));
+        documents.push((used, label, document, row));
     }
     let complete = documents.len() == recipe.components.len();
     if complete {
         check_settings(recipe, settings, &documents, findings);
     }
     let mut bound = Vec::new();
-    for (used, label, document) in documents {
+    for (used, label, document, row) in documents {
         let given = values(used, &label, settings, &document, findings);
         match Component::bind(label, document, &given, Strictness::Recipe) {
             Ok(component) => {
                 if lanes::lane_of(recipe, used) == Lane::Appliance {
                     list.extend(lanes::refuse(recipe, used, &component));
                 }
-                bound.push(component);
+                bound.push((component, row));
             }
             Err(errors) => errors.iter().for_each(|e| report(used, e, findings)),
         }
@@ -53,13 +53,13 @@ fn runs_in_builds(used: &ComponentUse, label: &str, document: &Document, finding
     }
 }
 
-/// The document behind a reference, and what to call it.
+/// The document behind a reference, what to call it, and its row in the catalog.
 fn document(
     used: &ComponentUse,
     catalog: &Catalog,
     findings: &mut Findings,
     list: &mut Vec<Diagnostic>,
-) -> Result<Option<(String, Document)>, NoPlan> {
+) -> Result<Option<(String, Document, Option<i64>)>, NoPlan> {
     let rules = Rules { platform: Some(Platform::Linux), ..Rules::default() };
     let (fallback, parsed) = match &used.reference {
         Reference::File(path) => {
@@ -71,10 +71,10 @@ fn document(
             let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             (stem, Document::load_with(path, &rules))
         }
-        Reference::Named { name, version } => match named::find(catalog, name, *version) {
-            Ok(Named { title, text }) => {
+        Reference::Named(name) => match named::find(catalog, name) {
+            Ok(Named { title, text, component }) => {
                 let source = Source::new(title.clone(), text);
-                return Ok(take(Document::parse(&source, &rules), list).map(|d| (title, d)));
+                return Ok(take(Document::parse(&source, &rules), list).map(|d| (title, d, component)));
             }
             Err(e @ CatalogError::NotFound { .. }) => {
                 findings.error(used.span, "no-component", e.to_string()).help = Some(
@@ -85,7 +85,7 @@ fn document(
             Err(e) => return Err(e.into()),
         },
     };
-    Ok(take(parsed, list).map(|d| (d.name.clone().unwrap_or(fallback), d)))
+    Ok(take(parsed, list).map(|d| (d.name.clone().unwrap_or(fallback), d, None)))
 }
 
 fn take(parsed: Result<Document, Vec<Diagnostic>>, list: &mut Vec<Diagnostic>) -> Option<Document> {
@@ -100,17 +100,17 @@ fn applies(setting: &Setting, label: &str) -> bool {
 fn check_settings(
     recipe: &Recipe,
     settings: &[Setting],
-    documents: &[(&ComponentUse, String, Document)],
+    documents: &[(&ComponentUse, String, Document, Option<i64>)],
     findings: &mut Findings,
 ) {
     for setting in settings {
-        let taken = documents.iter().any(|(_, label, d)| {
+        let taken = documents.iter().any(|(_, label, d, _)| {
             applies(setting, label) && d.parameters.iter().any(|p| p.name == setting.name)
         });
         if !taken {
             let known: Vec<String> = documents
                 .iter()
-                .flat_map(|(_, label, d)| d.parameters.iter().map(move |p| format!("{label}.{}", p.name)))
+                .flat_map(|(_, label, d, _)| d.parameters.iter().map(move |p| format!("{label}.{}", p.name)))
                 .collect();
             let start = recipe.source.span(0, 0);
             let component = setting.component.iter().map(|c| format!("{c}.")).collect::<String>();

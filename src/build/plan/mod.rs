@@ -18,7 +18,7 @@ use crate::component::{Component, PlannedStep, World, plan as steps_of};
 use crate::distribute::Export;
 use crate::machine::accelerator::{Choice, resolve};
 use crate::machine::{Accelerator, Qemu, default_cpu};
-use crate::model::{Architecture, Failure, FailureKind, Firmware};
+use crate::model::{Architecture, Failure, FailureKind, Firmware, Version};
 use crate::support::diagnostic::{Diagnostic, Findings};
 use crate::support::{clock, files};
 use std::path::Path;
@@ -44,9 +44,13 @@ pub struct Host {
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub recipe: Recipe,
+    /// What the image gets as things are now; it is taken when the build begins.
+    pub version: Version,
     pub parent: Parent,
     /// In recipe order, parameters bound.
     pub components: Vec<Component>,
+    /// Rows of those that are components of the catalog.
+    pub registered: Vec<Option<i64>>,
     /// What each component brings along, as it was when the plan was made.
     pub files: Vec<Vec<HostFiles>>,
     /// What the recipe says where each component runs.
@@ -135,6 +139,7 @@ pub async fn plan(
     let mut findings = Findings::new(&recipe.source);
     let mut list = diagnostics;
     let components = documents::load(&recipe, settings, shelf.catalog, &mut findings, &mut list)?;
+    let (components, registered): (Vec<_>, Vec<_>) = components.into_iter().unzip();
     let all: Vec<&str> = BUILD_PHASES.into_iter().chain(TEST_PHASES).collect();
     components.iter().for_each(|c| drop(shelf.world.used(c, &all, &mut list)));
     let files = walk_files(&recipe, &mut findings).await;
@@ -188,8 +193,10 @@ pub async fn plan(
         inputs: String::new(),
         warnings: list,
         recipe,
+        version: Version::default(),
         parent,
         components,
+        registered,
         files,
         lanes,
         world: shelf.world.clone(),
@@ -205,6 +212,8 @@ pub async fn plan(
     check_reuse(&plan, reuse)?;
     plan.stops = reuse.breaks.iter().map(|b| b.of(&plan)).collect::<Result<_, _>>()?;
     plan.choose_layers(reuse, shelf)?;
+    let (name, said) = (&plan.recipe.name, plan.recipe.version);
+    plan.version = shelf.catalog.read(|t| t.version_for(name, said, &plan.inputs))?;
     plan.warn_of_little_space();
     Ok(plan)
 }

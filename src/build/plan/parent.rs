@@ -3,9 +3,9 @@
 use super::Shelf;
 use crate::build::details::Details;
 use crate::build::recipe::Recipe;
-use crate::catalog::image::{Image, ImageName};
+use crate::catalog::image::Image;
 use crate::catalog::{CatalogError, artifact::Artifact};
-use crate::model::{Architecture, DiskFormat, Failure, Firmware, ImageStatus};
+use crate::model::{Architecture, DiskFormat, Failure, Firmware, ImageStatus, VersionedName};
 use crate::support::diagnostic::Findings;
 use crate::support::similar;
 use std::path::PathBuf;
@@ -15,6 +15,8 @@ use std::path::PathBuf;
 pub struct Parent {
     /// As the recipe names it, resolved: `debian-12`, `nginx/1.0.0/3`.
     pub name: String,
+    /// Of an image.
+    pub image: Option<i64>,
     pub architecture: Architecture,
     /// 64 hexadecimal digits: of the disk file.
     pub digest: String,
@@ -59,6 +61,7 @@ pub fn find(recipe: &Recipe, shelf: &Shelf, findings: &mut Findings) -> Result<O
         return Ok(Some(Parent {
             free: shelf.catalog.read(|t| t.free_space_of(&digest))?,
             name: base.name,
+            image: None,
             architecture: base.architecture,
             digest,
             file: base.disk,
@@ -70,7 +73,7 @@ pub fn find(recipe: &Recipe, shelf: &Shelf, findings: &mut Findings) -> Result<O
             backing: None,
         }));
     }
-    let wanted: ImageName = match image_part(name).parse() {
+    let wanted: VersionedName = match name.parse() {
         Ok(wanted) => wanted,
         Err(e) => {
             findings.error(recipe.parent.span, "bad-value", format!("`parentImage`: {e}"));
@@ -94,11 +97,6 @@ pub fn find(recipe: &Recipe, shelf: &Shelf, findings: &mut Findings) -> Result<O
     }
 }
 
-/// An image's ARN names it after `:image/`.
-fn image_part(name: &str) -> &str {
-    name.split_once(":image/").filter(|_| name.starts_with("arn:")).map_or(name, |(_, tail)| tail)
-}
-
 fn of_image(image: &Image, shelf: &Shelf) -> Result<Parent, Failure> {
     let digest = image.disk.clone().unwrap_or_default();
     let details = Details::read(image)?;
@@ -106,6 +104,7 @@ fn of_image(image: &Image, shelf: &Shelf) -> Result<Parent, Failure> {
         shelf.catalog.read(|t| Ok::<_, CatalogError>((t.artifact(&digest)?, t.free_space_of(&digest)?)))?;
     Ok(Parent {
         name: image.to_string(),
+        image: Some(image.id),
         architecture: image.architecture,
         file: shelf.catalog.artifact_path(&artifact),
         format: DiskFormat::Qcow2,

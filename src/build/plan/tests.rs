@@ -303,6 +303,9 @@ async fn a_parent_that_is_not_available_is_told_as_what_it_is() {
             parent_name: "debian-12".into(),
             parent: digest,
             details: "{}".into(),
+            components: Vec::new(),
+            tags: Vec::new(),
+            parent_image: None,
         })?;
         t.set_status(image.id, ImageStatus::Creating, None)?;
         t.set_status(image.id, ImageStatus::Failed, Some("a step failed"))

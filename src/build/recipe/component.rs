@@ -3,7 +3,7 @@
 use super::Located;
 use super::settings::one_of;
 use crate::build::layers::choice::Wishes;
-use crate::model::{VersionPattern, slug};
+use crate::model::{VersionedName, slug};
 use crate::support::diagnostic::Findings;
 use crate::support::source::Span;
 use crate::support::yaml::{Fields, Node, Value};
@@ -54,7 +54,7 @@ pub enum Reference {
     /// A document's path.
     File(PathBuf),
     /// A component of the catalog.
-    Named { name: String, version: VersionPattern },
+    Named(VersionedName),
 }
 
 /// The service's default quota.
@@ -151,29 +151,23 @@ fn reference(node: &Node, folder: &Path, findings: &mut Findings) -> Option<Refe
     if is_path {
         return Some(Reference::File(super::beside(folder, text)));
     }
-    let name = match text.starts_with("arn:").then(|| text.split_once(":component/")) {
-        Some(Some((_, tail))) => tail,
-        Some(None) => {
-            findings.error(node.span, "bad-value", format!("`{text}` is no ARN of a component"));
+    if text.starts_with("arn:") && !text.contains(":component/") {
+        findings.error(node.span, "bad-value", format!("`{text}` is no ARN of a component"));
+        return None;
+    }
+    let named: VersionedName = match text.parse() {
+        Ok(named) => named,
+        Err(e) => {
+            findings.error(node.span, "bad-value", e.to_string());
             return None;
         }
-        None => text,
     };
-    let mut parts = name.splitn(3, '/');
-    let name = parts.next().unwrap_or_default();
-    let version = parts.next().unwrap_or("x.x.x").parse::<VersionPattern>();
-    match (name.parse::<crate::model::ResourceName>(), version) {
-        (Ok(name), Ok(version)) => Some(Reference::Named { name: name.to_string(), version }),
-        (Err(e), _) => {
-            let d = findings.error(node.span, "bad-value", e.to_string());
-            d.help = Some(format!("a document's path starts with ./ : ./{text}"));
-            None
-        }
-        (_, Err(e)) => {
-            findings.error(node.span, "bad-value", e.to_string());
-            None
-        }
+    if let Err(e) = named.name.parse::<crate::model::ResourceName>() {
+        let d = findings.error(node.span, "bad-value", e.to_string());
+        d.help = Some(format!("a document's path starts with ./ : ./{text}"));
+        return None;
     }
+    Some(Reference::Named(named))
 }
 
 /// `[{source: ./site, destination: /srv/www}]`.
@@ -252,7 +246,7 @@ impl Reference {
     fn key(&self) -> String {
         match self {
             Reference::File(path) => path.display().to_string(),
-            Reference::Named { name, .. } => slug(name),
+            Reference::Named(named) => slug(&named.name),
         }
     }
 }

@@ -4,7 +4,7 @@ use super::component::components;
 use super::sections::{Sections, without_effect};
 use super::settings::{settings, within};
 use super::{Located, Recipe, Settings};
-use crate::model::{ResourceName, Version};
+use crate::model::{MOST_TAGS, ResourceName, Tag, VersionPattern};
 use crate::support::diagnostic::Findings;
 use crate::support::yaml::{Fields, Node};
 use std::path::Path;
@@ -13,14 +13,15 @@ use std::path::Path;
 const TEST_TIMEOUT: u64 = 720 * 60;
 
 /// Fields of a recipe that mean something in the cloud only.
-const CLOUD: [&str; 4] = ["tags", "amiTags", "amiWatermarks", "platform"];
+const CLOUD: [&str; 3] = ["amiTags", "amiWatermarks", "platform"];
 
 /// What a recipe proper says.
 #[derive(Default)]
 struct Core {
     name: Option<ResourceName>,
-    version: Option<Version>,
+    version: Option<VersionPattern>,
     description: Option<String>,
+    tags: Vec<Tag>,
     parent: Option<Located<String>>,
     components: Vec<super::ComponentUse>,
     volume: Option<Located<u64>>,
@@ -65,6 +66,7 @@ pub fn recipe(root: &Node, folder: &Path, findings: &mut Findings) -> Option<Rec
         name: core.name?,
         version: core.version?,
         description: core.description,
+        tags: core.tags,
         parent: core.parent?,
         components: core.components,
         volume: core.volume,
@@ -110,10 +112,13 @@ fn core(fields: &mut Fields, folder: &Path, findings: &mut Findings) -> Core {
     let version = either(fields, "semanticVersion", "version", findings)
         .or_else(|| fields.required("version", findings));
     if let Some(node) = version {
-        core.version = parsed(node, "`version`", findings);
+        core.version = parsed(node, "`version`", findings).filter(|v| counts(*v, node, findings));
     }
     if let Some(node) = fields.optional("description") {
         core.description = findings.text(node, "`description`").map(str::to_owned);
+    }
+    if let Some(node) = fields.optional("tags") {
+        core.tags = tags(node, findings);
     }
     if let Some(node) = fields.required("parentImage", findings) {
         core.parent =
@@ -136,6 +141,47 @@ fn core(fields: &mut Fields, folder: &Path, findings: &mut Findings) -> Core {
     }
     without_effect(fields, &CLOUD, findings);
     core
+}
+
+/// Whether builds can be numbered by it: fully, or by kiln in its last part.
+fn counts(version: VersionPattern, node: &Node, findings: &mut Findings) -> bool {
+    let open = version.minor.is_none();
+    if open {
+        let message = format!("`version`: `{version}` leaves more than its last number open");
+        let major = version.major.unwrap_or(1);
+        findings.error(node.span, "bad-value", message).help =
+            Some(format!("kiln counts the last number up where the content is new: {major}.0.x"));
+    }
+    !open
+}
+
+/// `tags: {team: web}`.
+fn tags(node: &Node, findings: &mut Findings) -> Vec<Tag> {
+    let Some(mapping) = node.mapping() else {
+        findings.error(
+            node.span,
+            "wrong-type",
+            "`tags` is a mapping of keys and values, such as {team: web}",
+        );
+        return Vec::new();
+    };
+    if mapping.entries.len() > MOST_TAGS {
+        let message = format!("an image has {MOST_TAGS} tags at most, here are {}", mapping.entries.len());
+        findings.error(node.span, "too-many", message);
+    }
+    let mut found = Vec::new();
+    for (key, value) in &mapping.entries {
+        let (Some(name), Some(text)) =
+            (findings.text(key, "a tag's key"), findings.text(value, "a tag's value"))
+        else {
+            continue;
+        };
+        match Tag::new(name, text) {
+            Ok(tag) => found.push(tag),
+            Err(e) => drop(findings.error(key.span, "bad-value", e.to_string())),
+        }
+    }
+    found
 }
 
 fn parsed<T: std::str::FromStr>(node: &Node, what: &str, findings: &mut Findings) -> Option<T>

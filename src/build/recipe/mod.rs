@@ -14,7 +14,7 @@ pub use component::{ComponentUse, FileUse, Lane, Reference};
 pub use settings::{DiskInterface, Network, Settings, Timeouts};
 
 use crate::disk::writer::ExportFormat;
-use crate::model::{Failure, FailureKind, ResourceName, Version};
+use crate::model::{Failure, FailureKind, ResourceName, Tag, VersionPattern};
 use crate::support::diagnostic::{Diagnostic, Findings};
 use crate::support::source::{Source, Span};
 use crate::support::yaml;
@@ -28,8 +28,11 @@ pub struct Recipe {
     /// Relative paths in the file start here.
     pub folder: PathBuf,
     pub name: ResourceName,
-    pub version: Version,
+    /// `1.0.0`, or `1.0.x` for the next one.
+    pub version: VersionPattern,
     pub description: Option<String>,
+    /// Of the image.
+    pub tags: Vec<Tag>,
     /// `debian-12`, or an image: `nginx/1.0.x`.
     pub parent: Located<String>,
     pub components: Vec<ComponentUse>,

@@ -45,7 +45,7 @@ fn every_form_of_a_component_is_read() {
 "
     ));
     let file = |p: &str| Reference::File(PathBuf::from(p));
-    let named = |n: &str, v: &str| Reference::Named { name: n.into(), version: v.parse().unwrap() };
+    let named = |n: &str| Reference::Named(n.parse().unwrap());
     let references: Vec<_> = recipe.components.iter().map(|c| c.reference.clone()).collect();
     assert_eq!(
         references,
@@ -53,8 +53,8 @@ fn every_form_of_a_component_is_read() {
             file("/r/install.yml"),
             file("/r/site.yaml"),
             file("/abs/c.yml"),
-            named("hardening", "1.0.x"),
-            named("audit", "2.0.0")
+            named("hardening/1.0.x"),
+            named("audit/2.0.0/1")
         ]
     );
     let given = |i: usize| -> Vec<(String, Vec<String>)> {
@@ -212,4 +212,26 @@ fn the_examples_are_good_recipes() {
         assert!(list.is_empty(), "{list:?}");
         assert_eq!(recipe.unwrap().name.as_str(), name);
     }
+}
+
+#[test]
+fn versions_count_up_in_their_last_part_only_and_tags_are_bounded() {
+    let open = good(&SHORT.replace("1.2.3", "2.1.x\ntags: {team: web, cost center: 7}"));
+    assert_eq!(open.version.to_string(), "2.1.x");
+    let tags: Vec<String> = open.tags.iter().map(|t| format!("{}={}", t.key, t.value)).collect();
+    assert_eq!(tags, ["team=web", "cost center=7"]);
+    for said in ["x.x.x", "1.x.x", "x.2.x", "1.x.8", "1.0", "1.0.0/2"] {
+        assert_eq!(findings(&SHORT.replace("1.2.3", said)), ["2:10 bad-value"], "{said}");
+    }
+    let help = read(&SHORT.replace("1.2.3", "4.x.x")).1[0].help.clone().unwrap();
+    assert!(help.ends_with("4.0.x"), "{help}");
+    let tagged = |tags: &str| findings(&format!("{SHORT}tags: {tags}\n"));
+    assert_eq!(tagged("[a]"), ["4:7 wrong-type"]);
+    assert_eq!(tagged("{aws:x: y}"), ["4:8 bad-value"]);
+    assert_eq!(tagged(&format!("{{a: {}}}", "v".repeat(257))), ["4:8 bad-value"]);
+    let many: Vec<String> = (0..51).map(|n| format!("k{n}: v")).collect();
+    assert_eq!(tagged(&format!("{{{}}}", many.join(", "))), ["4:7 too-many"]);
+    let used = |text: &str| findings(&format!("{SHORT}components: [{text}]\n"));
+    assert_eq!(used("install/1.x.8"), ["4:14 bad-value"]);
+    assert_eq!(used("install/1.x.x/3"), ["4:14 bad-value"]);
 }

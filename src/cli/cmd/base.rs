@@ -7,6 +7,7 @@ use crate::cli::Settings;
 use crate::cli::render::{Format, Progress};
 use crate::machine::accelerator;
 use crate::model::{Architecture, Failure, FailureKind, Firmware};
+use crate::service;
 use crate::support::clock;
 use crate::support::source::Source;
 use crate::support::wait::Patience;
@@ -49,7 +50,7 @@ enum Verb {
         /// Name, or the start of its digest
         base: String,
     },
-    /// Remove one base image
+    /// Remove one base image that no image was made from
     Remove {
         /// Name (the newest of it), or the start of a digest
         base: String,
@@ -133,7 +134,7 @@ pub async fn run(
         }
         Verb::Remove { base } => {
             let image = store.get(&base)?;
-            store.remove(&image)?;
+            service::base::remove(&super::planning::open(settings)?, &image)?;
             match settings.format {
                 Format::Human => println!("removed {} ({})", image.name, short(&image)),
                 Format::Json => println!("{}", json!({"removed": record(&image)})),

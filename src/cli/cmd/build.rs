@@ -198,6 +198,8 @@ async fn unchanged(
     let name = found.to_string();
     let missing: Vec<_> = plan.exports().filter(|e| !e.target.exists()).collect();
     let mut written = Vec::new();
+    build::keep_tags(service, plan, &found)?;
+    let newest = build::newer(service, plan, &found)?;
     if !missing.is_empty() {
         let patience = Patience::unlimited(cancel);
         let (_, files) = image::export(service, &name, &missing, &mut |_| (), &patience).await?;
@@ -206,13 +208,19 @@ async fn unchanged(
     match settings.format {
         Format::Json => println!(
             "{}",
-            json!({"image": name, "status": found.status.as_str(), "unchanged": true, "exported": written})
+            json!({"image": name, "status": found.status.as_str(), "unchanged": true, "exported": written,
+                   "newest": newest.as_ref().unwrap_or(&found).to_string()})
         ),
         Format::Human => {
             println!(
                 "{name} is {}: nothing changed since it was built (--rebuild builds all the same)",
                 found.status
             );
+            if let Some(newest) = newest {
+                println!(
+                    "  {newest} came after it and holds other content: without a build number, that one is meant"
+                );
+            }
             written.iter().for_each(|p| println!("  exported {}", p.display()));
         }
     }

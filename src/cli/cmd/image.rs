@@ -1,12 +1,15 @@
 //! `kiln image ...`.
 
+use super::lineage::Asked;
 use super::planning;
+use crate::catalog::lineage::UsedComponent;
 use crate::cli::Settings;
-use crate::cli::render::{Format, Progress};
+use crate::cli::render::{Format, Progress, printable};
 use crate::distribute::{Export, ExportFormat, Exported};
-use crate::model::Failure;
+use crate::model::{Failure, Tag};
 use crate::service::diff::Depth;
-use crate::service::image::{self, Shown};
+use crate::service::image::{self, Shown, Tagged};
+use crate::service::lineage::{self, Ancestor, Ancestry};
 use crate::support::clock::rfc3339;
 use crate::support::wait::Patience;
 use indicatif::ProgressBar;
@@ -25,11 +28,41 @@ pub struct Arguments {
 #[derive(clap::Subcommand)]
 enum Verb {
     /// List images
-    List,
-    /// Show one image
+    List {
+        /// Only images that have this tag: KEY or KEY=VALUE; may be given several times
+        #[arg(long = "tag", value_name = "KEY[=VALUE]")]
+        tags: Vec<Tagged>,
+    },
+    /// Show one image, and what it was made from: components, parents, base
     Show {
         /// name, name/1.0.x, name/1.0.0 or name/1.0.0/3
         image: String,
+    },
+    /// Show what was made from a base, an image or a component, as a tree
+    Lineage {
+        /// A base, an image or a component; without version all of that name
+        name: String,
+        /// What is meant, where several things have that name
+        #[arg(long, value_enum)]
+        kind: Option<Asked>,
+    },
+    /// List the packages that are installed in an image
+    ///
+    /// Builds take that inventory when they seal. Of bases and older images it is read from the disk.
+    Packages {
+        /// An image (name, name/1.0.x, name/1.0.0 or name/1.0.0/3) or a base
+        image: String,
+    },
+    /// Give an image tags, or take some away
+    Tag {
+        /// name, name/1.0.x, name/1.0.0 or name/1.0.0/3
+        image: String,
+        /// Tags to set
+        #[arg(value_name = "KEY=VALUE", required_unless_present = "remove")]
+        set: Vec<Tag>,
+        /// Key of a tag to take away; may be given several times
+        #[arg(long, value_name = "KEY")]
+        remove: Vec<String>,
     },
     /// Write an image's disk to a file that needs nothing of kiln
     Export {
@@ -61,7 +94,7 @@ enum Verb {
         #[arg(long, conflicts_with = "all")]
         packages: bool,
     },
-    /// Remove images, their logs, and their disks unless another image stands on them
+    /// Remove images that no other image was made from, with their logs and disks
     Remove {
         /// name, name/1.0.x, name/1.0.0 or name/1.0.0/3
         #[arg(required = true, value_name = "IMAGE")]
@@ -76,18 +109,41 @@ pub async fn run(
 ) -> Result<u8, Failure> {
     let service = planning::open(settings)?;
     match arguments.verb {
-        Verb::List => {
-            let all = image::list(&service)?;
+        Verb::List { tags } => {
+            let all = image::list(&service, &tags)?;
             match settings.format {
                 Format::Json => println!("{}", json!({"images": all.iter().map(record).collect::<Vec<_>>()})),
-                Format::Human => list(&all),
+                Format::Human => list(&all, tags.is_empty()),
             }
         }
         Verb::Show { image } => {
             let shown = image::show(&service, &image)?;
+            let ancestry = lineage::ancestry(&service, &shown.image)?;
             match settings.format {
-                Format::Json => println!("{}", record(&shown)),
-                Format::Human => show(&shown),
+                Format::Json => {
+                    let mut record = record(&shown);
+                    record["lineage"] = ancestry_record(&ancestry);
+                    println!("{record}");
+                }
+                Format::Human => show(&shown, &ancestry),
+            }
+        }
+        Verb::Lineage { name, kind } => return super::lineage::run(&service, &name, kind, settings),
+        Verb::Packages { image } => {
+            return super::packages::run(&service, &image, settings, &Patience::unlimited(cancel)).await;
+        }
+        Verb::Tag { image, set, remove } => {
+            let (image, tags) = image::tag(&service, &image, &set, &remove)?;
+            match settings.format {
+                Format::Json => {
+                    println!("{}", json!({"image": image.to_string(), "tags": tags_record(&tags)}));
+                }
+                Format::Human => {
+                    println!(
+                        "{image}  {}",
+                        if tags.is_empty() { "no tags".into() } else { tags_text(&tags) }
+                    );
+                }
             }
         }
         Verb::Export { image, to, output, force } => {
@@ -120,10 +176,8 @@ pub async fn run(
         Verb::Remove { images } => {
             // A name that means nothing is told before anything is gone.
             let images = images.iter().map(|name| image::newest(&service, name));
-            let mut images = images.collect::<Result<Vec<_>, _>>()?;
-            images.sort_by_key(|image| image.id);
-            images.dedup_by_key(|image| image.id);
-            for image in images {
+            let images = images.collect::<Result<Vec<_>, _>>()?;
+            for image in image::removable(&service, images)? {
                 let removed = image::remove(&service, image)?;
                 match settings.format {
                     Format::Json => {
@@ -179,25 +233,40 @@ fn bar(settings: &Settings) -> ProgressBar {
     if wanted { ProgressBar::new(1000) } else { ProgressBar::hidden() }
 }
 
-fn list(all: &[Shown]) {
-    if all.is_empty() {
-        println!("no images yet: kiln build RECIPE makes one");
+fn list(all: &[Shown], unfiltered: bool) {
+    match (all.is_empty(), unfiltered) {
+        (true, true) => println!("no images yet: kiln build RECIPE makes one"),
+        (true, false) => println!("no image has these tags"),
+        _ => {}
     }
     for shown in all {
         let image = &shown.image;
         let size = shown.disk.as_ref().map_or("-".to_owned(), |(a, _)| format!("{} MiB", a.bytes >> 20));
         println!(
-            "{:<32} {:<11} {:<8} {size:>9}  {}  from {}",
+            "{:<32} {:<11} {:<8} {size:>9}  {}  from {}{}{}",
             image.to_string(),
             image.status.to_string(),
             image.architecture.as_str(),
             rfc3339(image.created),
-            image.parent_name
+            image.parent_name,
+            if shown.tags.is_empty() { "" } else { "  " },
+            tags_text(&shown.tags)
         );
     }
 }
 
-fn show(shown: &Shown) {
+fn tags_text(tags: &[Tag]) -> String {
+    tags.iter().map(|t| format!("{}={}", t.key, t.value)).collect::<Vec<_>>().join(", ")
+}
+
+fn tags_record(tags: &[Tag]) -> Value {
+    tags.iter()
+        .map(|t| (t.key.clone(), Value::from(t.value.clone())))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
+
+fn show(shown: &Shown, ancestry: &Ancestry) {
     let image = &shown.image;
     println!("image         {image}");
     println!("status        {}", image.status);
@@ -205,7 +274,17 @@ fn show(shown: &Shown) {
         println!("reason        {reason}");
     }
     println!("architecture  {}", image.architecture);
-    println!("parent        {}", image.parent_name);
+    made_from(&ancestry.components);
+    for (at, parent) in ancestry.parents.iter().enumerate() {
+        println!("{:<13} {}", if at == 0 { "parent" } else { "its parent" }, parent.image);
+        made_from(&parent.components);
+    }
+    if let Some((name, digest)) = &ancestry.base {
+        println!("base          {name}  sha256 {digest}");
+    }
+    if !shown.tags.is_empty() {
+        println!("tags          {}", tags_text(&shown.tags));
+    }
     println!("created       {}", rfc3339(image.created));
     println!("inputs        {}", image.inputs);
     if let Some((artifact, path)) = &shown.disk {
@@ -222,6 +301,31 @@ fn show(shown: &Shown) {
     }
 }
 
+fn made_from(components: &[UsedComponent]) {
+    for used in components {
+        println!("  component   {}  sha256 {}", printable(&used.title), used.digest);
+    }
+}
+
+fn ancestry_record(ancestry: &Ancestry) -> Value {
+    let components = |all: &[UsedComponent]| -> Value {
+        let one = |c: &UsedComponent| {
+            json!({"component": c.title, "digest": format!("sha256:{}", c.digest),
+                   "registered": c.component.is_some()})
+        };
+        all.iter().map(one).collect()
+    };
+    let parent = |p: &Ancestor| {
+        json!({"image": p.image.to_string(), "status": p.image.status.as_str(),
+               "components": components(&p.components)})
+    };
+    json!({
+        "components": components(&ancestry.components),
+        "parents": ancestry.parents.iter().map(parent).collect::<Vec<_>>(),
+        "base": ancestry.base.as_ref().map(|(name, digest)| json!({"name": name, "digest": format!("sha256:{digest}")})),
+    })
+}
+
 fn record(shown: &Shown) -> Value {
     let image = &shown.image;
     json!({
@@ -235,6 +339,7 @@ fn record(shown: &Shown) -> Value {
         "parent": image.parent_name,
         "inputs": image.inputs,
         "created": rfc3339(image.created),
+        "tags": tags_record(&shown.tags),
         "disk": shown.disk.as_ref().map(|(a, path)| json!({
             "path": path, "digest": format!("sha256:{}", a.digest), "bytes": a.bytes, "virtualSize": a.virtual_size,
         })),

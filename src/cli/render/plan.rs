@@ -109,7 +109,7 @@ pub fn human(plan: &Plan) -> String {
     let mut t = String::new();
     let recipe = &plan.recipe;
     let _ =
-        writeln!(t, "{} {} from {} ({})", recipe.name, recipe.version, plan.parent.name, plan.architecture());
+        writeln!(t, "{} {} from {} ({})", recipe.name, plan.version, plan.parent.name, plan.architecture());
     for stage in plan.route.stages() {
         let _ = writeln!(t, "  {:<11}{}", stage.as_str(), stage_text(plan, *stage));
         for line in below(plan, *stage) {
@@ -182,7 +182,7 @@ pub fn json(plan: &Plan) -> Value {
         .collect();
     json!({
         "name": plan.recipe.name.as_str(),
-        "version": plan.recipe.version.to_string(),
+        "version": plan.version.to_string(),
         "architecture": plan.architecture().as_str(),
         "parent": {"name": plan.parent.name, "digest": plan.parent.digest, "virtualSize": plan.parent.virtual_size},
         "accelerator": plan.accelerator.as_str(),

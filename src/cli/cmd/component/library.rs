@@ -1,55 +1,89 @@
-//! `kiln component list|show`.
+//! `kiln component list|show|remove`.
 
 use crate::cli::Settings;
-use crate::cli::render::Format;
-use crate::component::library;
-use crate::model::{Failure, FailureKind};
-use crate::support::similar;
+use crate::cli::cmd::planning;
+use crate::cli::render::{Format, printable};
+use crate::model::Failure;
+use crate::service::component::{self, Shown};
+use serde_json::{Value, json};
 
-/// List the components that come with kiln
+/// List the components that recipes can use by name: registered ones, and those that come with kiln
 #[derive(clap::Args)]
 pub struct ListArguments {}
 
-/// Print a component that comes with kiln
+/// Print a component's document
 #[derive(clap::Args)]
 pub struct ShowArguments {
+    /// name, name/1.0.x, name/1.0.0 or name/1.0.0/2
     name: String,
 }
 
+/// Remove registered components that no image was made with
+#[derive(clap::Args)]
+pub struct RemoveArguments {
+    /// name, name/1.0.x, name/1.0.0 or name/1.0.0/2: one build each
+    #[arg(required = true, value_name = "COMPONENT")]
+    components: Vec<String>,
+}
+
 pub fn list(_: ListArguments, settings: &Settings) -> Result<u8, Failure> {
-    let all = library::ALL.map(|b| (b.name, b.document()));
+    let all = component::all(&planning::open(settings)?)?;
     match settings.format {
         Format::Human => {
-            let width = all.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-            for (name, document) in &all {
-                println!("{name:<width$}  {}", document.description.as_deref().unwrap_or(""));
+            let titles: Vec<String> = all.iter().map(Shown::title).collect();
+            let width = titles.iter().map(String::len).max().unwrap_or(0);
+            for (shown, title) in all.iter().zip(&titles) {
+                let origin = if shown.build.is_none() { "(comes with kiln) " } else { "" };
+                let description = shown.document().and_then(|d| d.description).unwrap_or_default();
+                println!("{}", printable(format!("{title:<width$}  {origin}{description}").trim_end()));
             }
         }
+        Format::Json => println!("{}", Value::from_iter(all.iter().map(record))),
+    }
+    Ok(0)
+}
+
+pub fn show(arguments: ShowArguments, settings: &Settings) -> Result<u8, Failure> {
+    let shown = component::show(&planning::open(settings)?, &arguments.name)?;
+    match settings.format {
+        Format::Human => print!("{}", shown.text),
         Format::Json => {
-            let entry = |(name, document): &(&str, crate::component::Document)| {
-                serde_json::json!({
-                    "name": name,
-                    "description": document.description,
-                    "parameters": document.parameters.iter().map(|p| &p.name).collect::<Vec<_>>(),
-                    "phases": document.phases.iter().map(|p| &p.name).collect::<Vec<_>>(),
-                })
-            };
-            println!("{}", serde_json::Value::from_iter(all.iter().map(entry)));
+            let mut record = record(&shown);
+            record["data"] = shown.text.into();
+            println!("{record}");
         }
     }
     Ok(0)
 }
 
-pub fn show(arguments: ShowArguments) -> Result<u8, Failure> {
-    let Some(builtin) = library::find(&arguments.name) else {
-        let failure =
-            Failure::new(FailureKind::NotFound, format!("no component `{}` comes with kiln", arguments.name));
-        let near = similar::nearest(&arguments.name, library::ALL.iter().map(|b| b.name));
-        return Err(match near {
-            Some(near) => failure.hint(format!("Did you mean {near}?")),
-            None => failure.hint("See kiln component list."),
-        });
-    };
-    print!("{}", builtin.text);
+pub fn remove(arguments: RemoveArguments, settings: &Settings) -> Result<u8, Failure> {
+    let service = planning::open(settings)?;
+    // A name that means nothing is told before anything is gone.
+    let found = arguments.components.iter().map(|name| component::find(&service, name));
+    let mut found = found.collect::<Result<Vec<_>, _>>()?;
+    found.sort_by_key(|c| c.id);
+    found.dedup_by_key(|c| c.id);
+    for component in found {
+        component::remove(&service, &component)?;
+        match settings.format {
+            Format::Human => println!("removed {component}"),
+            Format::Json => println!("{}", json!({"removed": component.to_string()})),
+        }
+    }
     Ok(0)
+}
+
+fn record(shown: &Shown) -> Value {
+    let document = shown.document();
+    let document = document.as_ref();
+    json!({
+        "name": shown.name,
+        "version": shown.version.to_string(),
+        "build": shown.build,
+        "builtIn": shown.build.is_none(),
+        "digest": format!("sha256:{}", shown.digest),
+        "description": document.and_then(|d| d.description.as_deref()),
+        "parameters": document.map(|d| d.parameters.iter().map(|p| &p.name).collect::<Vec<_>>()),
+        "phases": document.map(|d| d.phases.iter().map(|p| &p.name).collect::<Vec<_>>()),
+    })
 }

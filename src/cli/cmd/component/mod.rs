@@ -22,6 +22,7 @@ enum Verb {
     Add(add::Arguments),
     List(library::ListArguments),
     Show(library::ShowArguments),
+    Remove(library::RemoveArguments),
     Run(run::Arguments),
     Schema(SchemaArguments),
     Validate(validate::Arguments),
@@ -39,7 +40,8 @@ pub async fn run(
     match arguments.verb {
         Verb::Add(arguments) => add::run(arguments, settings),
         Verb::List(arguments) => library::list(arguments, settings),
-        Verb::Show(arguments) => library::show(arguments),
+        Verb::Show(arguments) => library::show(arguments, settings),
+        Verb::Remove(arguments) => library::remove(arguments, settings),
         Verb::Run(arguments) => run::run(arguments, settings, cancel).await,
         Verb::Schema(SchemaArguments {}) => {
             println!("{:#}", component::schema::schema());

@@ -1,0 +1,50 @@
+//! `kiln image packages`.
+
+use crate::cli::Settings;
+use crate::cli::render::{Format, printable};
+use crate::model::{Failure, Inventory};
+use crate::service::Service;
+use crate::service::diff;
+use crate::support::wait::Patience;
+use serde_json::json;
+
+pub async fn run(
+    service: &Service,
+    name: &str,
+    settings: &Settings,
+    patience: &Patience,
+) -> Result<u8, Failure> {
+    let (title, inventory) = diff::packages_of(service, name, settings.accel.into(), patience).await?;
+    let packages = inventory.packages();
+    match settings.format {
+        Format::Json => {
+            let packages = packages.map(|all| {
+                all.iter()
+                    .map(|p| json!({"name": p.name, "version": p.version, "architecture": p.architecture}))
+                    .collect::<Vec<_>>()
+            });
+            let manager = match &inventory {
+                Inventory::Read(_) => Some("dpkg"),
+                Inventory::Unread { manager, .. } => Some(manager.as_str()),
+                Inventory::Absent => None,
+            };
+            println!(
+                "{}",
+                json!({"image": title, "manager": manager, "packages": packages, "missing": inventory.missing()})
+            );
+        }
+        Format::Human => {
+            let packages = packages.unwrap_or_default();
+            let width = |of: fn(&crate::model::Package) -> &str| {
+                packages.iter().map(|p| of(p).chars().count()).max().unwrap_or(0)
+            };
+            let (names, versions) = (width(|p| &p.name), width(|p| &p.version));
+            for p in packages {
+                let line = format!("{:<names$}  {:<versions$}  {}", p.name, p.version, p.architecture);
+                println!("{}", printable(line.trim_end()));
+            }
+            inventory.missing().iter().for_each(|why| println!("{title}: {why}"));
+        }
+    }
+    Ok(0)
+}

@@ -1,0 +1,15 @@
+//! Bases, as far as they have to do with images.
+
+use super::Service;
+use crate::base::BaseImage;
+use crate::model::Failure;
+
+/// Removes a base that no image was made from.
+pub fn remove(service: &Service, base: &BaseImage) -> Result<(), Failure> {
+    // Under the write lock: no build begins on it meanwhile.
+    service.catalog.write(|t| {
+        let images = t.images_on_base(base.digest.trim_start_matches("sha256:"))?;
+        t.refuse_in_use(&format!("base {}", base.name), "the parent of", &images)?;
+        service.bases.remove(base).map_err(Failure::from)
+    })
+}

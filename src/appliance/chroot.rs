@@ -41,6 +41,7 @@ const HOST_NAME_LIMIT: usize = 64;
 /// An appliance in which the image's tree is the root. Dropped, its machine is killed.
 pub struct Chroot {
     appliance: Appliance,
+    network: bool,
     /// Folders that the image did not have and that something is mounted on.
     made: Vec<&'static str>,
     stand_ins: Vec<StandIn>,
@@ -70,15 +71,9 @@ impl Appliance {
         let scan = self.scan(patience).await?;
         self.enter(&scan, Access::Write, patience).await?;
         let mut chroot =
-            Chroot { appliance: self, made: Vec::new(), stand_ins: Vec::new(), notes: Vec::new() };
+            Chroot { appliance: self, network, made: Vec::new(), stand_ins: Vec::new(), notes: Vec::new() };
         chroot.furnish(patience).await?;
-        if network {
-            let aside = Some("/etc/.kiln-resolv.conf");
-            chroot.stand_in("/etc/resolv.conf", 0o644, RESOLVER, aside, patience).await?;
-        }
-        if chroot.stat("/var/lib/dpkg", patience).await?.is_some() {
-            chroot.stand_in("/usr/sbin/policy-rc.d", 0o755, POLICY, None, patience).await?;
-        }
+        chroot.put_in(patience).await?;
         Ok(chroot)
     }
 }
@@ -99,6 +94,26 @@ impl Chroot {
         &self.notes
     }
 
+    /// Puts kiln's files in the place of the image's own.
+    pub async fn put_in(&mut self, patience: &Patience) -> Result<(), ApplianceError> {
+        if self.network {
+            let aside = Some("/etc/.kiln-resolv.conf");
+            self.stand_in("/etc/resolv.conf", 0o644, RESOLVER, aside, patience).await?;
+        }
+        if self.stat("/var/lib/dpkg", patience).await?.is_some() {
+            self.stand_in("/usr/sbin/policy-rc.d", 0o755, POLICY, None, patience).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives the image its own files back, as [`Chroot::leave`] does: for a look at the disk meanwhile.
+    pub async fn take_out(&mut self, patience: &Patience) -> Result<(), ApplianceError> {
+        for stand_in in std::mem::take(&mut self.stand_ins) {
+            self.take_back(stand_in, patience).await?;
+        }
+        Ok(())
+    }
+
     /// Ends every process that was left in there, takes out what was put in, and unmounts all: what
     /// was written is on the disk then, and nothing else.
     pub async fn leave(mut self, patience: &Patience) -> Result<Appliance, ApplianceError> {
@@ -107,9 +122,7 @@ impl Chroot {
         let end = self.appliance.guest().act(Operation::EndProcesses, patience).await;
         end.map_err(ApplianceError::during("ending what the components left running"))?;
         self.appliance.step_in(patience).await?;
-        for stand_in in std::mem::take(&mut self.stand_ins) {
-            self.take_back(stand_in, patience).await?;
-        }
+        self.take_out(patience).await?;
         self.appliance.step_out(patience).await?;
         // Those below others go with them.
         for target in ["/proc", "/sys", "/dev", "/run"] {

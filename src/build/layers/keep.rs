@@ -1,6 +1,7 @@
 //! Keeping a layer: writes are held for a moment, the disk goes on in a new file, the guest runs on.
 
 use crate::build::event::What;
+use crate::build::running::Running;
 use crate::build::workshop::{Held, Workshop, out_of_order};
 use crate::catalog::artifact::Artifact;
 use crate::catalog::home::Home;
@@ -64,7 +65,16 @@ impl Workshop {
         let stored = self.catalog.home().artifacts().join(&name);
         let make = disk::create_overlay_unopened(&stored, &next, self.plan.disk_size, patience);
         let held = self.hold(&next, make).await?;
+        // In the appliance files of kiln's stand in for the image's: they have no place in a layer.
+        if let Some(Running::Chroot(chroot)) = &mut self.running {
+            chroot.take_out(patience).await.map_err(|e| e.failure())?;
+        }
         let switched = self.switch(&held.path, patience).await;
+        if let (Some(Running::Chroot(chroot)), false) =
+            (&mut self.running, matches!(switched, Err(NotKept::Broken(_))))
+        {
+            chroot.put_in(patience).await.map_err(|e| e.failure())?;
+        }
         let frozen = match switched {
             Ok(frozen) => frozen,
             Err(NotKept::Untouched(why)) => {

@@ -47,8 +47,8 @@ pub struct Difference {
     pub files: Vec<FileChange>,
     pub removed_arguments: Vec<String>,
     pub added_arguments: Vec<String>,
-    /// Paths that differ and are not among `files`: those that packages of `packages` brought, and
-    /// records of package managers, caches and logs.
+    /// Paths that are not among `files`: those that differ and that packages of `packages` brought, and
+    /// records of package managers, caches and logs that may differ.
     pub of_packages: usize,
     pub of_records: usize,
     /// What could not be compared, for people.
@@ -131,12 +131,16 @@ async fn opened(
     patience: &Patience,
 ) -> Result<(Side, Side, Difference), Failure> {
     let packages = compare::packages(&from.holds.contents.packages, &to.holds.contents.packages);
-    let unproven = compare::unproven(&from.holds, &to.holds, differing);
+    let all = depth == Depth::All;
+    let unproven = compare::unproven(&from.holds, &to.holds, differing).into_iter();
+    // Records are large, and nobody is told more of them than how many they are.
+    let (unread, unproven): (Vec<_>, Vec<_>) = unproven.partition(|path| !all && compare::is_record(path));
+    let unread: BTreeSet<String> = unread.into_iter().collect();
     tokio::try_join!(
         from.look_closer(&unproven, &packages, patience),
         to.look_closer(&unproven, &packages, patience)
     )?;
-    let difference = compare::compare(&from.holds, &to.holds, packages, depth == Depth::All);
+    let difference = compare::compare(&from.holds, &to.holds, packages, &unread, all);
     let (from, to) = tokio::try_join!(from.close(patience), to.close(patience))?;
     Ok((from, to, difference))
 }

@@ -66,7 +66,7 @@ fn print(from: &Side, to: &Side, difference: &Difference) {
     difference.notes.iter().for_each(|note| println!("note: {note}"));
     if difference.of_packages + difference.of_records > 0 {
         println!(
-            "not listed (--all does): {} that changed packages brought, {} of records, caches and logs",
+            "not listed (--all does): {} that changed packages brought, {} of records, caches and logs that may differ",
             difference.of_packages, difference.of_records
         );
     }

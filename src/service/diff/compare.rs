@@ -69,7 +69,14 @@ fn alike(extent: &Extent, differing: &BTreeSet<u64>) -> bool {
     differing.range(first / block..=last / block).next().is_none()
 }
 
-pub fn compare(from: &Holding, to: &Holding, packages: Vec<PackageChange>, all: bool) -> Difference {
+/// `unread` are records that have not been read though they may differ; `all` lists records, too.
+pub fn compare(
+    from: &Holding,
+    to: &Holding,
+    packages: Vec<PackageChange>,
+    unread: &BTreeSet<String>,
+    all: bool,
+) -> Difference {
     let mut difference = Difference { packages, ..Difference::default() };
     let words = |side: &Holding| -> Vec<String> {
         side.contents.command_line.split_whitespace().map(str::to_owned).collect()
@@ -77,12 +84,17 @@ pub fn compare(from: &Holding, to: &Holding, packages: Vec<PackageChange>, all: 
     let (before, after) = (words(from), words(to));
     difference.removed_arguments = before.iter().filter(|w| !after.contains(w)).cloned().collect();
     difference.added_arguments = after.iter().filter(|w| !before.contains(w)).cloned().collect();
-    if let Some(why) = [from, to].into_iter().find_map(|side| unread(&side.contents.packages)) {
+    if let Some(why) = [from, to].into_iter().find_map(|side| why_not(&side.contents.packages)) {
         difference.notes.push(format!("packages are not compared, only files: {why}"));
     }
     let paths: BTreeSet<&String> = from.files.keys().chain(to.files.keys()).collect();
     for path in paths {
-        let Some(change) = change(path, from.files.get(path), to.files.get(path)) else { continue };
+        let change = change(path, from.files.get(path), to.files.get(path));
+        if unread.contains(path) {
+            difference.of_records += 1;
+            continue;
+        }
+        let Some(change) = change else { continue };
         if !all && is_record(path) {
             difference.of_records += 1;
         } else if !all && (is_owned(path, &from.owned) || is_owned(path, &to.owned)) {
@@ -94,13 +106,13 @@ pub fn compare(from: &Holding, to: &Holding, packages: Vec<PackageChange>, all: 
     difference
 }
 
-fn unread(inventory: &Inventory) -> Option<String> {
+fn why_not(inventory: &Inventory) -> Option<String> {
     matches!(inventory, Inventory::Unread { .. }).then(|| inventory.missing()).flatten()
 }
 
 /// None where packages of one side are not known.
 pub fn packages(from: &Inventory, to: &Inventory) -> Vec<PackageChange> {
-    if unread(from).or(unread(to)).is_some() {
+    if why_not(from).or(why_not(to)).is_some() {
         return Vec::new();
     }
     let (from, to) = (by_name(from), by_name(to));
@@ -158,7 +170,7 @@ fn change(path: &str, from: Option<&Entry>, to: Option<&Entry>) -> Option<FileCh
     Some(FileChange { path: path.to_owned(), from: from.cloned(), to: to.cloned(), aspects })
 }
 
-fn is_record(path: &str) -> bool {
+pub fn is_record(path: &str) -> bool {
     RECORDS.iter().any(|r| path.strip_prefix(r).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
 }
 

@@ -36,7 +36,7 @@ fn side(packages: &[(&str, &str)], command_line: &str, files: &[(&str, &str)]) -
 }
 
 fn told(from: &Holding, to: &Holding, all: bool) -> Difference {
-    compare(from, to, packages(&from.contents.packages, &to.contents.packages), all)
+    compare(from, to, packages(&from.contents.packages, &to.contents.packages), &BTreeSet::new(), all)
 }
 
 #[test]

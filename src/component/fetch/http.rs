@@ -4,7 +4,7 @@ use super::gate::{Gate, refused};
 use super::inside::Inside;
 use super::names::Names;
 use super::store::Part;
-use super::{FetchError, Limits};
+use super::{FetchError, Limits, Watch};
 use crate::support::wait::Impatience;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -21,6 +21,10 @@ const SPACE: u64 = 512 << 20;
 /// They are looked at every 32 MiB.
 const SPACE_CHECK: u32 = 25;
 
+/// A watched download that brings less than so many bytes a second, for so long, is no connection.
+const SLOW: u64 = 1 << 10;
+const SLOW_FOR: Duration = Duration::from_secs(30);
+
 /// One request.
 #[derive(Clone, Debug)]
 pub struct Call {
@@ -36,6 +40,8 @@ pub enum GoOn {
     IfRange,
     /// Otherwise it refuses.
     IfMatch,
+    /// As IfRange, by the file's date where the server gives no tag. The digest of what comes is known.
+    Dated,
 }
 
 /// What came of asking for a file.
@@ -83,9 +89,9 @@ impl Client<'_> {
             .user_agent(concat!("kiln/", env!("CARGO_PKG_VERSION")))
             .accept_encoding("identity")
             .timeout_connect(Some(Duration::from_secs(30)))
-            .timeout_recv_response(Some(Duration::from_secs(60)))
-            .timeout_per_read(Some(Duration::from_secs(60)))
-            .timeout_per_write(Some(Duration::from_secs(60)))
+            .timeout_recv_response(Some(limits.silence))
+            .timeout_per_read(Some(limits.silence))
+            .timeout_per_write(Some(limits.silence))
             .timeout_global(left)
             .tls_config(tls)
             .build();
@@ -125,7 +131,7 @@ impl Client<'_> {
         part: &mut Part,
     ) -> Result<Received, FetchError> {
         if let (Some(tag), true) = (&part.tag, part.bytes > 0) {
-            let name = if go_on == GoOn::IfRange { "if-range" } else { "if-match" };
+            let name = if go_on == GoOn::IfMatch { "if-match" } else { "if-range" };
             call = call.with("range", format!("bytes={}-", part.bytes)).with(name, tag);
         } else if let Some(tag) = tag {
             call = call.with("if-none-match", tag);
@@ -144,7 +150,10 @@ impl Client<'_> {
                 let told = response.headers().iter();
                 let told = told.filter(|(name, _)| name.as_str().starts_with("x-amz-checksum-"));
                 let told = told.filter_map(|(n, v)| Some((n.to_string(), v.to_str().ok()?.to_owned())));
-                part.begin(header("etag").filter(|t| t.starts_with('"')), told.collect())?;
+                let tag = header("etag").filter(|t| t.starts_with('"'));
+                let date = || header("last-modified").filter(|_| go_on == GoOn::Dated);
+                let (tag, told) = (tag.or_else(date), told.collect());
+                part.begin(tag, told)?;
             }
             304 if tag.is_some() => return Ok(Received::Unchanged),
             412 | 416 if part.bytes > 0 => {
@@ -153,6 +162,14 @@ impl Client<'_> {
             }
             _ => return Ok(Received::Other(response)),
         }
+        let rest = header("content-length").and_then(|l| l.parse::<u64>().ok());
+        if let Some(total) = rest.map(|rest| rest.saturating_add(part.bytes)) {
+            if total > part.limit {
+                return Err(FetchError::TooLarge { limit: part.limit });
+            }
+            check_room(part, total)?;
+        }
+        let mut speed = self.limits.watch.as_ref().map(|watch| Speed::new(watch, part.bytes, rest));
         part.file.seek(SeekFrom::Start(part.bytes))?;
         let body = response.body_mut().with_config().limit(u64::MAX).reader();
         let mut body = Interruptible { inner: body, limits: self.limits };
@@ -170,6 +187,9 @@ impl Client<'_> {
                 check_space(&part.file)?;
             }
             part.bytes += read as u64;
+            if let Some(speed) = &mut speed {
+                speed.came(part.bytes)?;
+            }
         }
     }
 
@@ -187,6 +207,46 @@ fn check_space(file: &File) -> std::io::Result<()> {
     match stat.f_bavail.saturating_mul(stat.f_frsize) < SPACE {
         true => Err(std::io::Error::other(format!("its disk has less than {} MiB left", SPACE >> 20))),
         false => Ok(()),
+    }
+}
+
+/// Whether there is room for all that the server says will come; it may also say nothing, or lie.
+fn check_room(part: &Part, total: u64) -> std::io::Result<()> {
+    let stat = rustix::fs::fstatvfs(&part.file)?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let needed = (total - part.bytes).saturating_add(part.also(total)).saturating_add(SPACE);
+    if free < needed {
+        let (needed, free) = (needed >> 20, free >> 20);
+        return Err(std::io::Error::other(format!("{needed} MiB are needed there and {free} MiB are free")));
+    }
+    Ok(())
+}
+
+/// Tells a watcher how far a download is, and gives up on a server that only keeps the connection open.
+struct Speed<'a> {
+    watch: &'a Watch,
+    since: Instant,
+    then: u64,
+}
+
+impl Speed<'_> {
+    fn new(watch: &Watch, bytes: u64, rest: Option<u64>) -> Speed<'_> {
+        watch.set(bytes, rest.map(|rest| rest.saturating_add(bytes)));
+        Speed { watch, since: Instant::now(), then: bytes }
+    }
+
+    fn came(&mut self, bytes: u64) -> Result<(), FetchError> {
+        self.watch.came(bytes);
+        let (passed, came) = (self.since.elapsed(), bytes - self.then);
+        if passed < SLOW_FOR {
+            return Ok(());
+        }
+        if came < SLOW * passed.as_secs() {
+            let text = format!("only {came} bytes came in {} s", passed.as_secs());
+            return Err(FetchError::Connection(text));
+        }
+        (self.since, self.then) = (Instant::now(), bytes);
+        Ok(())
     }
 }
 

@@ -9,11 +9,13 @@ mod gate;
 mod http;
 mod inside;
 mod names;
+mod published;
 pub mod s3;
 mod store;
 
 pub use address::{Network, NoNetwork};
-pub use store::{Kept, Store};
+pub use published::{Watch, file, page};
+pub use store::{Kept, Part, Store, hexadecimal};
 
 use crate::guest::Guest;
 use crate::support::wait::{Impatience, Patience};
@@ -23,7 +25,6 @@ use inside::Inside;
 use s3::{S3, Target};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use store::Part;
 use tokio_util::sync::CancellationToken;
 
 /// How a run may fetch.
@@ -65,6 +66,10 @@ pub enum FetchError {
     Nonsense(String),
     #[error("it has more than {limit} bytes")]
     TooLarge { limit: u64 },
+    #[error("what the server sent is not the file that was asked for: its digest is another one")]
+    Other,
+    #[error("another kiln is downloading it")]
+    Busy,
     #[error("cannot keep the data on the host: {0}")]
     Disk(#[from] std::io::Error),
     #[error(transparent)]
@@ -77,6 +82,9 @@ pub type Say<'a> = dyn FnMut(&str) + Send + 'a;
 /// From asking for a document of the host's own to having it.
 const DOCUMENT_LIMIT: Duration = Duration::from_secs(300);
 
+/// How long a server may say nothing to a document.
+const SILENCE: Duration = Duration::from_secs(60);
+
 /// Tries of one request.
 const ATTEMPTS: u32 = 5;
 
@@ -84,8 +92,12 @@ const ATTEMPTS: u32 = 5;
 pub struct Limits {
     deadline: Option<Instant>,
     cancel: CancellationToken,
+    /// How long a server may say nothing.
+    silence: Duration,
     /// The way to addresses of the guest's own.
     inside: Option<Inside>,
+    /// Told how far a download is.
+    watch: Option<Arc<Watch>>,
 }
 
 /// What came of asking for a file.
@@ -130,7 +142,8 @@ async fn attempts<T: Send + 'static>(
         let deadline = patience.deadline.map(tokio::time::Instant::into_std);
         let (inside, asks) = Inside::new();
         let inside = guest.map(|_| inside);
-        let limits = Limits { deadline, cancel: patience.cancel.clone(), inside };
+        let limits =
+            Limits { deadline, cancel: patience.cancel.clone(), silence: SILENCE, inside, watch: None };
         let work = work.clone();
         let thread = tokio::task::spawn_blocking(move || work(&limits));
         let ended = async {

@@ -56,6 +56,8 @@ pub struct Part {
     pub bytes: u64,
     /// More bytes than these are not taken.
     pub limit: u64,
+    /// How often its size is needed again once it is complete.
+    pub copies: u64,
     /// The server's strong tag of the file they belong to; without it nothing can be taken up.
     pub tag: Option<String>,
     /// Headers in which the server told checksums of the whole file.
@@ -141,6 +143,7 @@ impl Store {
                         place: None,
                         bytes: 0,
                         limit: u64::MAX,
+                        copies: 0,
                         tag: None,
                         told: Vec::new(),
                     });
@@ -154,7 +157,8 @@ impl Store {
                 let bytes = if tag.is_some() { file.metadata()?.len() } else { 0 };
                 let (tag, told) = tag.map_or((None, Vec::new()), |t| (Some(t.tag), t.told));
                 let place = Place { path, lasts: tag.is_some() };
-                return Ok(Part { file, place: Some(place), bytes, limit: u64::MAX, tag, told });
+                let part = Part { file, place: Some(place), bytes, limit: u64::MAX, copies: 0, tag, told };
+                return Ok(part);
             }
         }
     }
@@ -210,7 +214,14 @@ impl Store {
                 total -= bytes;
             }
         }
-        for entry in std::fs::read_dir(self.folder.join("parts"))?.flatten() {
+        self.drop_old_parts()
+    }
+
+    /// Removes parts that nobody has gone on with for long.
+    pub fn drop_old_parts(&self) -> io::Result<()> {
+        let folder = self.folder.join("parts");
+        files::private_folder(&folder)?;
+        for entry in std::fs::read_dir(folder)?.flatten() {
             let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|m| m.elapsed().ok());
             if age.is_some_and(|a| a > PART_AGE) {
                 let _ = std::fs::remove_file(entry.path());
@@ -225,6 +236,23 @@ impl Store {
 }
 
 impl Part {
+    /// Bytes that a file of this size takes beside itself.
+    pub fn also(&self, total: u64) -> u64 {
+        total.saturating_mul(self.copies)
+    }
+
+    /// Where it lies; None when it has no name, because another kiln fetches the same.
+    pub fn path(&self) -> Option<&Path> {
+        self.place.as_ref().map(|place| place.path.as_path())
+    }
+
+    /// Nobody goes on with it.
+    pub fn discard(mut self) {
+        if let Some(place) = &mut self.place {
+            place.lasts = false;
+        }
+    }
+
     /// Nobody can go on with it, and nobody else gets it: it may come from a guest.
     pub fn keep_apart(&mut self) {
         if let Some(place) = &mut self.place {

@@ -6,7 +6,7 @@ use super::layout::{Layout, unique_id_text};
 use super::mirror::{self, AptSource};
 use super::store::{BaseImage, DISK, Origin, PACKAGES, Store};
 use super::work::{Work, enter, probe};
-use super::{BaseError, error::MissingTool, tree};
+use super::{BaseError, Doing, Progress, error::MissingTool, tree};
 use crate::disk::{self, Format};
 use crate::model::Architecture;
 use crate::support::clock;
@@ -17,9 +17,6 @@ use sha2::{Digest, Sha256};
 use std::fs;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-
-/// Told what is being done, a line at a time.
-pub type Progress<'p> = dyn FnMut(&str) + Send + 'p;
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// Runs commands ($2) in a tree ($1); the mounts end with the namespace.
@@ -51,7 +48,7 @@ pub async fn build(
     if !rebuild {
         let same = |b: &BaseImage| matches!(&b.origin, Origin::Packages { inputs: i, .. } if *i == inputs);
         if let Some(found) = store.list()?.into_iter().find(|b| b.name == definition.name && same(b)) {
-            progress(&format!("{} is there already, from the same inputs", definition.name));
+            progress(Doing::Step(&format!("{} is there already, from the same inputs", definition.name)));
             return Ok(found);
         }
     }
@@ -137,9 +134,9 @@ struct Job<'a> {
 
 impl Job<'_> {
     async fn run(&self, store: &Store, progress: &mut Progress<'_>) -> Result<BaseImage, BaseError> {
-        progress(&format!("fetching and installing packages of {}", self.packages.suite));
+        progress(Doing::Step(&format!("fetching and installing packages of {}", self.packages.suite)));
         self.install(progress).await?;
-        progress("finishing the tree");
+        progress(Doing::Step("finishing the tree"));
         tree::finish(&self.tree, self.packages, self.definition.architecture, &self.sources)
             .map_err(|e| self.file("writing", e))?;
         if let Some(commands) = &self.packages.commands {
@@ -149,7 +146,7 @@ impl Job<'_> {
         let inventory = tree::inventory(&self.tree).map_err(|e| self.file("reading", e))?;
         self.check_boot_files()?;
 
-        progress("writing the disk");
+        progress(Doing::Step("writing the disk"));
         let layout = Layout::new(self.packages.disk_size);
         let architecture = self.definition.architecture;
         let loader =
@@ -161,7 +158,7 @@ impl Job<'_> {
         let folder = self.work.join("out");
         fs::create_dir(&folder).map_err(|e| self.file("making", (folder.clone(), e)))?;
         let disk = folder.join(DISK);
-        progress("converting the disk to qcow2");
+        progress(Doing::Step("converting the disk to qcow2"));
         disk::convert(&raw, Format::Raw, &disk, Format::Qcow2, None, &mut |_| (), self.patience).await?;
         let list = folder.join(PACKAGES);
         let lines: String = inventory.iter().map(|(n, v, a)| format!("{n} {v} {a}\n")).collect();
@@ -214,7 +211,7 @@ impl Job<'_> {
         }
         let mut line = |l: &str| {
             if let Some(step) = l.strip_prefix("I: ") {
-                progress(&format!("mmdebstrap: {}", step.trim_end_matches("...")));
+                progress(Doing::Step(&format!("mmdebstrap: {}", step.trim_end_matches("..."))));
             }
         };
         tool.run_watched(self.patience, &mut line).await.map(drop).map_err(|e| {

@@ -1,9 +1,10 @@
 //! What a base image is made of: the files of `base-images/`, as data.
 
-use crate::model::{Architecture, Firmware};
+use crate::model::{Architecture, DiskFormat, Firmware};
 use crate::support::diagnostic::Findings;
 use crate::support::source::Source;
 use crate::support::yaml::{self, Fields, Node};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// One base image as described in a definition file.
@@ -58,14 +59,37 @@ pub struct File {
 /// A disk that a vendor publishes, to be downloaded and imported.
 #[derive(Clone, Debug)]
 pub struct Download {
-    /// The disk, or the folder that shows it where its name changes.
+    /// The disk. `{version}` in an address stands for one of the vendor's versions.
     pub address: String,
+    /// What the file is; None: what its name says.
+    pub format: Option<DiskFormat>,
+    /// Which versions there are; None where the address is the same for ever.
+    pub versions: Option<Versions>,
     /// The vendor's list of digests.
     pub checksums: String,
-    /// A detached signature of that list.
-    pub signature: Option<String>,
+    pub signature: Option<Signature>,
     /// Nobody has yet checked this definition against the vendor's server.
     pub unverified: bool,
+}
+
+/// Where a vendor's versions can be read.
+#[derive(Clone, Debug)]
+pub struct Versions {
+    /// A page or list that names them.
+    pub page: String,
+    /// How it names one: text with `{version}` in it.
+    pub link: String,
+}
+
+/// How the list of digests is signed.
+#[derive(Clone, Debug)]
+pub struct Signature {
+    /// The address of a signature beside the list; None: it is in the list.
+    pub address: Option<String>,
+    /// The file that holds the vendor's keys on hosts that have it.
+    pub key: Option<PathBuf>,
+    /// The package that brings that file.
+    pub package: Option<String>,
 }
 
 macro_rules! bundled {
@@ -121,7 +145,7 @@ fn decode(root: &Node, source: &Arc<Source>, findings: &mut Findings) -> Option<
 
     let content = match (packages, download) {
         (Some(node), None) => decode_packages(node, findings).map(Content::Packages),
-        (None, Some(node)) => decode_download(node, findings).map(Content::Download),
+        (None, Some(node)) => decode_download(node, source, findings).map(Content::Download),
         _ => {
             findings.error(span, "bad-source", "a base image has either `packages` or `download`");
             None
@@ -238,20 +262,82 @@ fn decode_file(node: &Node, findings: &mut Findings) -> Option<File> {
     Some(File { path: text, mode, content })
 }
 
-fn decode_download(node: &Node, findings: &mut Findings) -> Option<Download> {
+fn decode_download(node: &Node, source: &Source, findings: &mut Findings) -> Option<Download> {
     let mut fields = Fields::of(node, "`download`", findings)?;
     let address = fields.required("address", findings);
+    let format = fields.optional("format");
+    let versions = fields.optional("versions");
     let checksums = fields.required("checksums", findings);
     let signature = fields.optional("signature");
     let unverified = fields.optional("unverified");
     fields.finish(findings);
-    let address = address.and_then(|n| findings.text(n, "the address"));
-    let checksums = checksums.and_then(|n| findings.text(n, "`checksums`"));
+    let versions = versions.and_then(|n| decode_versions(n, findings));
+    let mut web = |node: Option<&Node>, what| decode_address(node?, what, versions.is_some(), findings);
+    let (address, checksums) = (web(address, "the address"), web(checksums, "`checksums`"));
+    let versioned = versions.is_some();
     Some(Download {
-        address: address?.to_owned(),
-        checksums: checksums?.to_owned(),
-        signature: signature.and_then(|n| findings.text(n, "`signature`")).map(str::to_owned),
+        address: address?,
+        format: format.and_then(|n| parsed(n, "the format", findings)),
+        versions,
+        checksums: checksums?,
+        signature: signature.and_then(|n| decode_signature(n, versioned, source, findings)),
         unverified: unverified.is_some_and(|n| findings.boolean(n, "`unverified`") == Some(true)),
+    })
+}
+
+/// What stands for the version in addresses.
+pub const VERSION: &str = "{version}";
+
+fn decode_address(node: &Node, what: &str, versioned: bool, findings: &mut Findings) -> Option<String> {
+    let text = findings.text(node, what)?;
+    if !text.starts_with("https://") && !text.starts_with("http://") {
+        findings.error(node.span, "bad-address", format!("`{text}` is no http or https address"));
+    }
+    if text.contains(VERSION) && !versioned {
+        let message = format!("{what} has {VERSION} in it, and no `versions` say which there are");
+        findings.error(node.span, "bad-address", message);
+    }
+    Some(text.to_owned())
+}
+
+fn decode_versions(node: &Node, findings: &mut Findings) -> Option<Versions> {
+    let mut fields = Fields::of(node, "`versions`", findings)?;
+    let page = fields.required("page", findings);
+    let link = fields.required("link", findings);
+    fields.finish(findings);
+    let page = page.and_then(|n| decode_address(n, "the page", false, findings));
+    let link = link.and_then(|n| {
+        let text = findings.text(n, "the link")?;
+        // With nothing around it any number on the page would do.
+        if super::pull::sides(text).is_none() {
+            let message = format!("`{text}` must have {VERSION} in it, once, and text before and after it");
+            findings.error(n.span, "bad-link", message);
+        }
+        Some(text.to_owned())
+    });
+    Some(Versions { page: page?, link: link? })
+}
+
+fn decode_signature(
+    node: &Node,
+    versioned: bool,
+    source: &Source,
+    findings: &mut Findings,
+) -> Option<Signature> {
+    let mut fields = Fields::of(node, "`signature`", findings)?;
+    let address = fields.optional("address");
+    let key = fields.optional("key");
+    let package = fields.optional("package");
+    fields.finish(findings);
+    // A key beside the definition is named from there.
+    let folder = Path::new(&source.name).parent().unwrap_or(Path::new("")).to_owned();
+    Some(Signature {
+        address: match address {
+            Some(node) => Some(decode_address(node, "the signature's address", versioned, findings)?),
+            None => None,
+        },
+        key: key.and_then(|n| findings.text(n, "`key`")).map(|text| folder.join(text)),
+        package: package.and_then(|n| findings.text(n, "`package`")).map(str::to_owned),
     })
 }
 

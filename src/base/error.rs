@@ -2,7 +2,9 @@
 
 use super::mirror::MirrorError;
 use super::ova::OvaError;
+use super::pull::PullError;
 use crate::appliance::{ApplianceError, KitError};
+use crate::component::fetch::FetchError;
 use crate::disk::{DiskError, ForeignError};
 use crate::model::{Architecture, Failure, FailureKind};
 use crate::support::command::CommandError;
@@ -33,6 +35,8 @@ pub enum BaseError {
     Ova { path: PathBuf, source: OvaError },
     #[error("{} has the SHA-256 {found}, not {wanted}", path.display())]
     Digest { path: PathBuf, wanted: String, found: String },
+    #[error("`{name}` cannot be pulled")]
+    Pull { name: String, source: Box<PullError> },
     #[error(transparent)]
     Foreign(#[from] ForeignError),
     #[error(transparent)]
@@ -85,6 +89,7 @@ impl From<BaseError> for Failure {
                 .hint("The mirrors are those of this host's apt: does `apt-get update` work? Behind a proxy, say so to apt (Acquire::http::Proxy).")
                 .hint("Without a network: build the base on a host that has one, and bring its disk here: kiln base import FILE"),
             BaseError::NotFound { .. } => failure.hint("See what there is: kiln base list"),
+            BaseError::Pull { name, source } => hint_of_pull(name, source, failure),
             BaseError::Foreign(ForeignError::Refers { .. }) => failure.hint(
                 "If the other files are yours and lie beside the disk: --flatten follows backing files there.",
             ),
@@ -111,6 +116,7 @@ fn kind(error: &BaseError) -> FailureKind {
         | BaseError::Record { .. } => FailureKind::Environment,
         BaseError::Unreachable { .. } => FailureKind::Transport,
         BaseError::Tool { source: CommandError::Stopped { source, .. }, .. } => of_wait(source),
+        BaseError::Pull { source, .. } => kind_of_pull(source),
         BaseError::Disk(DiskError::Impatience(source))
         | BaseError::Foreign(ForeignError::Disk(DiskError::Impatience(source))) => of_wait(source),
         BaseError::Import { .. }
@@ -122,5 +128,53 @@ fn kind(error: &BaseError) -> FailureKind {
         BaseError::Appliance(error) => error.kind(),
         BaseError::Tool { .. } | BaseError::Content { .. } => FailureKind::Build,
         BaseError::NotFound { .. } => FailureKind::NotFound,
+    }
+}
+
+fn kind_of_pull(error: &PullError) -> FailureKind {
+    match error {
+        PullError::Impatience(source)
+        | PullError::Fetch { source: FetchError::Impatience(source), .. }
+        | PullError::Tool(CommandError::Stopped { source, .. }) => of_wait(source),
+        PullError::Fetch { source: FetchError::Disk(_), .. }
+        | PullError::Tool(_)
+        | PullError::File { .. }
+        | PullError::NoCheck(_) => FailureKind::Environment,
+        PullError::Fetch { source: FetchError::Busy, .. } => FailureKind::Conflict,
+        PullError::Fetch { .. } | PullError::NoVersion { .. } | PullError::List { .. } => {
+            FailureKind::Transport
+        }
+        PullError::Unknown { .. } => FailureKind::NotFound,
+        PullError::Asked { .. } => FailureKind::Input,
+        PullError::Signature { .. } | PullError::Digest { .. } => FailureKind::Policy,
+    }
+}
+
+fn hint_of_pull(name: &str, error: &PullError, failure: Failure) -> Failure {
+    let by_hand = format!(
+        "Without a network: get the disk where there is one, and bring it here: kiln base import FILE --name {name} --digest SHA256"
+    );
+    match error {
+        PullError::Fetch { source: FetchError::Impatience(_), .. } | PullError::Impatience(_) => {
+            failure.hint("What has come is kept: the same command goes on from there.")
+        }
+        PullError::Fetch { source: FetchError::Busy, .. } => failure.hint("Wait for the other one."),
+        PullError::Fetch { source: FetchError::Disk(_), .. } => {
+            failure.hint("Make room; what has come is kept, and the same command goes on from there.")
+        }
+        PullError::Fetch { source: FetchError::Other, .. } => failure
+            .hint("Nothing of it was kept. Something on the way may change what comes: a proxy, a captive portal."),
+        PullError::Fetch { .. } => failure
+            .hint("What has come is kept: the same command goes on from there. kiln uses no proxy.")
+            .hint(by_hand),
+        PullError::NoVersion { .. } | PullError::List { .. } => failure
+            .hint("The vendor may have changed its pages, or something on the way answers for it.")
+            .hint("A definition of your own can name others: see docs/base-images.md.")
+            .hint(by_hand),
+        PullError::Unknown { .. } => failure.hint("Without --version the newest is pulled."),
+        PullError::Signature { .. } => failure
+            .hint("Nothing was downloaded. If the vendor has a new key, get it from a source that you trust: --key FILE"),
+        PullError::Digest { .. } => failure.hint("Without --version the newest is pulled; its digest is another one each time."),
+        _ => failure,
     }
 }

@@ -1,9 +1,8 @@
 //! A base image from a disk that somebody else made.
 
-use super::build::Progress;
 use super::store::{BaseImage, DISK, Origin, Store};
 use super::work::Work;
-use super::{BaseError, is_name, ova};
+use super::{BaseError, Doing, Progress, is_name, ova};
 use crate::disk::{self, Format, gpt};
 use crate::model::{Architecture, Firmware};
 use crate::support::clock;
@@ -54,7 +53,7 @@ impl Form {
         }
     }
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Form::Disk(format) => format.as_str(),
             Form::Ova => "ova",
@@ -73,9 +72,7 @@ pub async fn import(
     let wrong = |what: String| BaseError::Import { path: file.to_owned(), what };
     let form = match request.form {
         Some(form) => form,
-        None => {
-            Form::of(file).ok_or_else(|| wrong(format!("its name does not say what it is{}", hint(file))))?
-        }
+        None => form_of(file)?,
     };
     let name = match &request.name {
         Some(name) => name.clone(),
@@ -84,7 +81,7 @@ pub async fn import(
     if !is_name(&name) {
         return Err(wrong(format!("`{name}` is no name for a base image: give another one (--name)")));
     }
-    progress(&format!("reading {}", file.display()));
+    progress(Doing::Step(&format!("reading {}", file.display())));
     let digest = disk::sha256(file, patience).await?;
     if let Some(wanted) = &request.digest
         && !wanted.trim_start_matches("sha256:").eq_ignore_ascii_case(&digest)
@@ -93,9 +90,28 @@ pub async fn import(
     }
     let origin = Origin::Import { file: file_name(file), format: form.name().into(), digest };
     if let Some(found) = store.list()?.into_iter().find(|b| b.name == name && b.origin == origin) {
-        progress(&format!("{name} is there already, from the same file"));
+        progress(Doing::Step(&format!("{name} is there already, from the same file")));
         return Ok(found);
     }
+    take(store, request, form, name, origin, progress, patience).await
+}
+
+/// What a file's name says that it is.
+pub(super) fn form_of(file: &Path) -> Result<Form, BaseError> {
+    let what = || format!("its name does not say what it is{}", hint(file));
+    Form::of(file).ok_or_else(|| BaseError::Import { path: file.to_owned(), what: what() })
+}
+
+/// Imports a file that is known to be the right one.
+pub(super) async fn take(
+    store: &Store,
+    request: &Import,
+    form: Form,
+    name: String,
+    origin: Origin,
+    progress: &mut Progress<'_>,
+    patience: &Patience,
+) -> Result<BaseImage, BaseError> {
     let work = Work::create(store.home()).await?;
     let job = Job { store, request, form, name, origin, work: &work.path, patience };
     let result = job.run(progress).await;
@@ -120,8 +136,9 @@ impl Job<'_> {
         let folder = work.join("out");
         std::fs::create_dir(&folder).map_err(store_error("making", &folder))?;
         let disk = folder.join(DISK);
-        progress("writing the disk anew as qcow2");
-        let info = disk::take_in(&source, format, &disk, request.flatten, &mut |_| (), patience).await?;
+        progress(Doing::Step("writing the disk anew as qcow2"));
+        let mut part = |part: f32| progress(Doing::Part(part));
+        let info = disk::take_in(&source, format, &disk, request.flatten, &mut part, patience).await?;
         let firmware = match request.firmware.as_slice() {
             [] => {
                 let head = disk::head(&disk, Format::Qcow2, gpt::HEAD_BYTES, work, patience).await?;
@@ -158,7 +175,7 @@ impl Job<'_> {
         if let Form::Disk(format) = self.form {
             return Ok((self.request.file.clone(), format));
         }
-        progress("taking the disk out of the archive");
+        progress(Doing::Step("taking the disk out of the archive"));
         let (archive, inside) = (self.request.file.clone(), self.work.join("disk.vmdk"));
         let target = inside.clone();
         tokio::task::spawn_blocking(move || ova::extract(&archive, &target))

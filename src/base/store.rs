@@ -5,6 +5,7 @@
 
 use super::BaseError;
 use crate::model::{Architecture, Firmware};
+use crate::support::files;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -62,6 +63,26 @@ pub enum Origin {
         format: String,
         /// SHA-256 of the file as it came, 64 hex digits.
         digest: String,
+    },
+    /// Published by a vendor.
+    #[serde(rename_all = "camelCase")]
+    Pull {
+        /// Name of the definition.
+        definition: String,
+        /// The vendor's own: a date, mostly.
+        version: Option<String>,
+        address: String,
+        /// Where the list of digests is.
+        checksums: String,
+        format: String,
+        /// SHA-256 of the file as it came, 64 hex digits.
+        digest: String,
+        /// What the vendor's list said: "sha512:" and digits.
+        listed: String,
+        /// Fingerprint of the key that signed the list.
+        signed_by: Option<String>,
+        /// Why nobody could tell that it is the vendor's; absent when the signature is good.
+        unverified: Option<String>,
     },
 }
 
@@ -146,20 +167,8 @@ impl Store {
             let path = path.to_owned();
             move |source| BaseError::Store { doing, path, source }
         };
-        let record = Record {
-            schema: 1,
-            name: image.name.clone(),
-            description: image.description.clone(),
-            architecture: image.architecture.to_string(),
-            firmware: image.firmware.iter().map(|f| f.to_string()).collect(),
-            digest: image.digest.clone(),
-            virtual_size: image.virtual_size,
-            created: image.created,
-            origin: image.origin.clone(),
-        };
-        let json = serde_json::to_vec_pretty(&record).expect("a record is plain data");
         let record_file = image.folder.join(RECORD);
-        std::fs::write(&record_file, json).map_err(error("writing", &record_file))?;
+        std::fs::write(&record_file, record(image)).map_err(error("writing", &record_file))?;
         let read_only = std::os::unix::fs::PermissionsExt::from_mode(0o444);
         std::fs::set_permissions(&image.disk, read_only).map_err(error("write-protecting", &image.disk))?;
         sync_all(&image.folder).map_err(error("writing", &image.folder))?;
@@ -169,12 +178,27 @@ impl Store {
         let digits = &image.digest["sha256:".len()..][..12];
         let target = bases.join(format!("{}-{digits}", image.name));
         if target.join(RECORD).is_file() {
-            // The same disk under the same name: it is there already.
-            return read(&target);
+            // The same disk under the same name: it is there already, perhaps from elsewhere.
+            let there = read(&target)?;
+            return match there.origin == image.origin {
+                true => Ok(there),
+                false => self.record_again(&BaseImage { origin: image.origin.clone(), ..there }),
+            };
         }
         std::fs::rename(&image.folder, &target).map_err(error("making", &target))?;
         std::fs::File::open(&bases).and_then(|f| f.sync_all()).map_err(error("writing", &bases))?;
         read(&target)
+    }
+
+    /// Writes anew what is known of a base image that is there.
+    pub fn record_again(&self, image: &BaseImage) -> Result<BaseImage, BaseError> {
+        let path = image.folder.join(RECORD);
+        files::write_atomic(&path, &record(image)).map_err(|source| BaseError::Store {
+            doing: "writing",
+            path,
+            source,
+        })?;
+        read(&image.folder)
     }
 
     /// Removes one base image; the caller made sure that nothing depends on it.
@@ -184,6 +208,21 @@ impl Store {
         std::fs::remove_file(image.folder.join(RECORD)).map_err(error)?;
         std::fs::remove_dir_all(&image.folder).map_err(error)
     }
+}
+
+fn record(image: &BaseImage) -> Vec<u8> {
+    let record = Record {
+        schema: 1,
+        name: image.name.clone(),
+        description: image.description.clone(),
+        architecture: image.architecture.to_string(),
+        firmware: image.firmware.iter().map(|f| f.to_string()).collect(),
+        digest: image.digest.clone(),
+        virtual_size: image.virtual_size,
+        created: image.created,
+        origin: image.origin.clone(),
+    };
+    serde_json::to_vec_pretty(&record).expect("a record is plain data")
 }
 
 fn sync_all(folder: &Path) -> std::io::Result<()> {

@@ -2,9 +2,9 @@
 
 use crate::appliance::DiskFacts;
 use crate::appliance::facts::Volume;
-use crate::base::{self, BaseImage, Content, Definition, Download, Origin, Store};
+use crate::base::{self, BaseImage, Content, Definition, Doing, Origin, Store};
 use crate::cli::Settings;
-use crate::cli::render::{Format, Progress};
+use crate::cli::render::{Format, Work};
 use crate::machine::accelerator;
 use crate::model::{Architecture, Failure, FailureKind, Firmware};
 use crate::service;
@@ -32,6 +32,13 @@ enum Verb {
         #[arg(long)]
         rebuild: bool,
     },
+    /// Pull a disk that its vendor publishes, and import it
+    ///
+    /// The newest version is looked up, its digest taken from the vendor's list, and the list's signature
+    /// checked with gpgv where there are keys. What nobody could check is marked as unverified. A download
+    /// that breaks is gone on with, also by the same command later.
+    #[command(disable_version_flag = true)]
+    Pull(Pull),
     /// Import a disk that somebody else made: qcow2, raw, VMDK, VHD, VHDX, or the disk of an OVA
     ///
     /// The file is written anew and never opened by a guest. What it is must be said by its name
@@ -55,6 +62,24 @@ enum Verb {
         /// Name (the newest of it), or the start of a digest
         base: String,
     },
+}
+
+#[derive(clap::Args)]
+struct Pull {
+    /// Name of a definition (see `kiln base list`), or a definition file
+    definition: String,
+    /// The vendor's version, or how it begins: a date, mostly [default: the newest]
+    #[arg(long, value_name = "DATE")]
+    version: Option<String>,
+    /// File with the vendor's keys; without a good signature by one of them nothing is pulled
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// SHA-256 or SHA-512 that the vendor's file must have
+    #[arg(long, value_name = "HEX")]
+    digest: Option<String>,
+    /// Name of the base image [default: the definition's]
+    #[arg(long)]
+    name: Option<String>,
 }
 
 #[derive(clap::Args)]
@@ -88,23 +113,32 @@ pub async fn run(
     cancel: &CancellationToken,
 ) -> Result<u8, Failure> {
     let store = Store::new(&settings.home);
-    let begun = std::time::Instant::now();
-    let show = !matches!(settings.progress, Progress::None);
-    let mut progress = |line: &str| {
-        if show {
-            eprintln!("[{:>4} s] {line}", begun.elapsed().as_secs());
-        }
-    };
+    let patience = Patience::unlimited(cancel);
     match arguments.verb {
         Verb::Build { definition, rebuild } => {
             let definition = definition_named(&definition)?;
             let packages = match &definition.content {
                 Content::Packages(packages) => packages,
-                Content::Download(download) => return Err(not_built(&definition.name, download)),
+                Content::Download(_) => return Err(not_built(&definition.name)),
             };
-            let patience = Patience::unlimited(cancel);
-            let image = base::build(&store, &definition, packages, rebuild, &mut progress, &patience).await?;
-            print(settings.format, &[image]);
+            let mut work = Work::new(settings.progress);
+            let mut progress = |doing: Doing<'_>| work.tell(doing);
+            let image = base::build(&store, &definition, packages, rebuild, &mut progress, &patience).await;
+            work.end();
+            print(settings.format, &image?);
+        }
+        Verb::Pull(pull) => {
+            let definition = definition_named(&pull.definition)?;
+            let Content::Download(download) = &definition.content else {
+                return Err(not_published(&definition.name));
+            };
+            let Pull { version, key, digest, name, .. } = pull;
+            let request = base::Pull { definition: &definition, download, name, version, key, digest };
+            let mut work = Work::new(settings.progress);
+            let mut progress = |doing: Doing<'_>| work.tell(doing);
+            let image = base::pull(&store, &request, &mut progress, &patience).await;
+            work.end();
+            print(settings.format, &image?);
         }
         Verb::Import(import) => {
             let request = base::Import {
@@ -117,15 +151,16 @@ pub async fn run(
                 digest: import.digest,
                 flatten: import.flatten,
             };
-            let patience = Patience::unlimited(cancel);
-            let image = base::import(&store, &request, &mut progress, &patience).await?;
-            print(settings.format, &[image]);
+            let mut work = Work::new(settings.progress);
+            let mut progress = |doing: Doing<'_>| work.tell(doing);
+            let image = base::import(&store, &request, &mut progress, &patience).await;
+            work.end();
+            print(settings.format, &image?);
         }
         Verb::List => list(&store, settings.format)?,
-        Verb::Show { base } => print(settings.format, &[store.get(&base)?]),
+        Verb::Show { base } => print(settings.format, &store.get(&base)?),
         Verb::Inspect { base } => {
             let image = store.get(&base)?;
-            let patience = Patience::unlimited(cancel);
             let accelerator =
                 accelerator::resolve(settings.accel.into(), image.architecture, &settings.home, &patience)
                     .await?;
@@ -144,18 +179,14 @@ pub async fn run(
     Ok(0)
 }
 
-fn not_built(name: &str, download: &Download) -> Failure {
-    let text = format!("`{name}` is published by its vendor: kiln imports it and does not build it");
-    let mut failure = Failure::new(FailureKind::Input, text)
-        .hint(format!("Get the disk: {}", download.address))
-        .hint(format!("Find its digest: {}", download.checksums));
-    if let Some(signature) = &download.signature {
-        failure = failure.hint(format!("Check the list of digests with its signature: {signature}"));
-    }
-    if download.unverified {
-        failure = failure.hint("These addresses are as documented; nobody of kiln has tried them yet.");
-    }
-    failure.hint(format!("Then: kiln base import FILE --name {name}"))
+fn not_built(name: &str) -> Failure {
+    let text = format!("`{name}` is published by its vendor: kiln does not build it");
+    Failure::new(FailureKind::Input, text).hint(format!("Pull it: kiln base pull {name}"))
+}
+
+fn not_published(name: &str) -> Failure {
+    let text = format!("`{name}` is built from packages: nobody publishes its disk");
+    Failure::new(FailureKind::Input, text).hint(format!("Build it: kiln base build {name}"))
 }
 
 fn definition_named(wanted: &str) -> Result<Definition, Failure> {
@@ -193,45 +224,60 @@ fn list(store: &Store, format: Format) -> Result<(), Failure> {
                 // Newest first: the name alone means that one.
                 let older = images[..at].iter().any(|i| i.name == image.name);
                 println!(
-                    "{:<22} {:<8} {:>5} MiB  {}  {}{}",
+                    "{:<22} {:<8} {:>5} MiB  {}  {}{}{}",
                     image.name,
                     image.architecture.as_str(),
                     image.file_size >> 20,
                     short(image),
                     if older { "(older) " } else { "" },
-                    image.description
+                    image.description,
+                    pulled(image)
                 );
             }
             for name in absent {
                 println!("{name:<22} not here yet: kiln base build {name}");
             }
             for name in published {
-                println!("{name:<22} from its vendor: kiln base build {name} says how");
+                println!("{name:<22} from its vendor: kiln base pull {name}");
             }
         }
     }
     Ok(())
 }
 
-fn print(format: Format, images: &[BaseImage]) {
-    for image in images {
-        match format {
-            Format::Json => println!("{}", record(image)),
-            Format::Human => {
-                println!("name          {}", image.name);
-                println!("description   {}", image.description);
-                println!("architecture  {}", image.architecture);
-                println!("firmware      {}", firmware(image).join(", "));
-                println!("digest        {}", image.digest);
-                println!("disk          {}", image.disk.display());
-                println!(
-                    "size          {} MiB, {} MiB on disk",
-                    image.virtual_size >> 20,
-                    image.file_size >> 20
-                );
-                println!("created       {}", clock::rfc3339(image.created));
-                println!("origin        {}", origin(image));
-            }
+/// Of a vendor's disk: its version, and whether nobody could tell that it is the vendor's.
+fn pulled(image: &BaseImage) -> String {
+    let Origin::Pull { version, unverified, .. } = &image.origin else { return String::new() };
+    let version = version.iter().map(|v| format!(", {v}"));
+    version.chain(unverified.iter().map(|_| ", unverified".to_owned())).collect()
+}
+
+fn print(format: Format, image: &BaseImage) {
+    if format == Format::Json {
+        println!("{}", record(image));
+        return;
+    }
+    println!("name          {}", image.name);
+    println!("description   {}", image.description);
+    println!("architecture  {}", image.architecture);
+    println!("firmware      {}", firmware(image).join(", "));
+    println!("digest        {}", image.digest);
+    println!("disk          {}", image.disk.display());
+    println!("size          {} MiB, {} MiB on disk", image.virtual_size >> 20, image.file_size >> 20);
+    println!("created       {}", clock::rfc3339(image.created));
+    print_origin(image);
+}
+
+fn print_origin(image: &BaseImage) {
+    println!("origin        {}", origin(image));
+    if let Origin::Pull { version, listed, signed_by, unverified, .. } = &image.origin {
+        if let Some(version) = version {
+            println!("version       {version}");
+        }
+        println!("listed as     {listed}");
+        match (signed_by, unverified) {
+            (Some(by), _) => println!("signed by     {by}"),
+            (None, why) => println!("unverified    true: {}", why.as_deref().unwrap_or("nobody looked")),
         }
     }
 }
@@ -298,6 +344,9 @@ fn origin(image: &BaseImage) -> String {
             format!("built from {package_count} packages of {suite}, listed in {list}")
         }
         Origin::Import { file, format, digest } => format!("{format} file {file}, sha256:{digest}"),
+        Origin::Pull { address, format, digest, .. } => {
+            format!("{format} file {address}, sha256:{digest}")
+        }
     }
 }
 
@@ -310,6 +359,10 @@ fn short(image: &BaseImage) -> &str {
 }
 
 fn record(image: &BaseImage) -> serde_json::Value {
+    let (version, unverified) = match &image.origin {
+        Origin::Pull { version, unverified, .. } => (version.as_deref(), Some(unverified.is_some())),
+        _ => (None, None),
+    };
     json!({
         "name": image.name,
         "description": image.description,
@@ -320,6 +373,8 @@ fn record(image: &BaseImage) -> serde_json::Value {
         "virtualSize": image.virtual_size,
         "fileSize": image.file_size,
         "created": clock::rfc3339(image.created),
+        "version": version,
+        "unverified": unverified,
         "origin": image.origin,
     })
 }

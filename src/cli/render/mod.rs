@@ -2,8 +2,10 @@
 
 pub mod plan;
 mod progress;
+mod work;
 
 pub use progress::{Curtain, Seldom, follow, printable};
+pub use work::Work;
 
 use crate::model::Failure;
 

@@ -89,7 +89,9 @@ pub async fn import(
         return Err(BaseError::Digest { path: file.to_owned(), wanted: wanted.clone(), found: digest });
     }
     let origin = Origin::Import { file: file_name(file), format: form.name().into(), digest };
-    if let Some(found) = store.list()?.into_iter().find(|b| b.name == name && b.origin == origin) {
+    // What a chain of files holds, the digest of the first does not say.
+    let same = |b: &BaseImage| b.name == name && b.origin == origin && !request.flatten;
+    if let Some(found) = store.list()?.into_iter().find(same) {
         progress(Doing::Step(&format!("{name} is there already, from the same file")));
         return Ok(found);
     }

@@ -193,12 +193,17 @@ pub fn find(program: &str) -> Option<PathBuf> {
 }
 
 fn apply(limits: Limits, command: &mut Command) {
-    // SAFETY: only setrlimit is called between fork and exec.
+    // SAFETY: only getrlimit and setrlimit are called between fork and exec.
     unsafe {
         command.pre_exec(move || {
-            let hard = |value: u64| Rlimit { current: Some(value), maximum: Some(value) };
-            rustix::process::setrlimit(Resource::As, hard(limits.memory))?;
-            rustix::process::setrlimit(Resource::Cpu, hard(limits.cpu.as_secs().max(1)))?;
+            // Kiln itself may run under less, and nobody but root may have more than that.
+            let set = |resource: Resource, value: u64| {
+                let own = rustix::process::getrlimit(resource).maximum;
+                let value = Some(own.map_or(value, |own| own.min(value)));
+                rustix::process::setrlimit(resource, Rlimit { current: value, maximum: value })
+            };
+            set(Resource::As, limits.memory)?;
+            set(Resource::Cpu, limits.cpu.as_secs().max(1))?;
             Ok(())
         });
     }

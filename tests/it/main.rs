@@ -1,6 +1,7 @@
 //! Fast tests without virtual machines, in one binary.
 
 mod agent;
+mod base;
 mod command_line;
 mod component;
 mod host_files;

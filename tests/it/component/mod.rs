@@ -11,5 +11,5 @@ mod s3;
 mod s3_store;
 mod standalone;
 mod update_os;
-mod web;
+pub mod web;
 mod windows;

@@ -2,7 +2,7 @@
 
 use super::mirror::MirrorError;
 use super::ova::OvaError;
-use super::pull::PullError;
+use super::pull::{DISK, PullError};
 use crate::appliance::{ApplianceError, KitError};
 use crate::component::fetch::FetchError;
 use crate::disk::{DiskError, ForeignError};
@@ -141,9 +141,10 @@ fn kind_of_pull(error: &PullError) -> FailureKind {
         | PullError::File { .. }
         | PullError::NoCheck(_) => FailureKind::Environment,
         PullError::Fetch { source: FetchError::Busy, .. } => FailureKind::Conflict,
-        PullError::Fetch { .. } | PullError::NoVersion { .. } | PullError::List { .. } => {
-            FailureKind::Transport
-        }
+        PullError::Fetch { .. }
+        | PullError::Wrong { .. }
+        | PullError::NoVersion { .. }
+        | PullError::List { .. } => FailureKind::Transport,
         PullError::Unknown { .. } => FailureKind::NotFound,
         PullError::Asked { .. } => FailureKind::Input,
         PullError::Signature { .. } | PullError::Digest { .. } => FailureKind::Policy,
@@ -162,10 +163,13 @@ fn hint_of_pull(name: &str, error: &PullError, failure: Failure) -> Failure {
         PullError::Fetch { source: FetchError::Disk(_), .. } => {
             failure.hint("Make room; what has come is kept, and the same command goes on from there.")
         }
-        PullError::Fetch { source: FetchError::Other, .. } => failure
+        PullError::Wrong { .. } => failure
             .hint("Nothing of it was kept. Something on the way may change what comes: a proxy, a captive portal."),
-        PullError::Fetch { .. } => failure
+        PullError::Fetch { what: DISK, .. } => failure
             .hint("What has come is kept: the same command goes on from there. kiln uses no proxy.")
+            .hint(by_hand),
+        PullError::Fetch { .. } => failure
+            .hint("Does this machine reach that address? kiln uses no proxy.")
             .hint(by_hand),
         PullError::NoVersion { .. } | PullError::List { .. } => failure
             .hint("The vendor may have changed its pages, or something on the way answers for it.")

@@ -2,7 +2,7 @@
 
 use crate::shell::{self, Result, command, which};
 use std::ffi::OsStr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 /// What the tests run against as S3.
@@ -68,6 +68,8 @@ const NEEDS: &[Need] = &[
     for_tests(Program("dnf"), "dnf", "the package manager of the other family, which documents ask"),
     for_tests(Program("rpmbuild"), "rpm", "makes the packages that dnf installs in tests"),
     for_tests(Program("createrepo_c"), "createrepo-c", "makes the repository that dnf asks in tests"),
+    for_tests(Program("gpg"), "gnupg", "signs what the tests pull"),
+    for_tests(Program("gpgv"), "gpgv", "checks vendors' signatures"),
     for_tests(Program("python3"), "python3", "runs the benchmarks"),
     for_tests(Ensurepip, "python3-venv", "holds moto, the S3 store of the tests"),
 ];
@@ -119,6 +121,30 @@ pub fn run(purpose: Purpose) -> Result {
     }
     println!("Everything kiln needs is installed.");
     Ok(())
+}
+
+/// Debian's web server, unpacked into a folder of its own: installed it would serve this machine's port 80.
+pub fn nginx() -> Result<PathBuf> {
+    if let Some(installed) = which("nginx") {
+        return Ok(installed);
+    }
+    let folder = shell::target().join("nginx");
+    let program = folder.join("usr/sbin/nginx");
+    if program.exists() {
+        return Ok(program);
+    }
+    println!("Fetching nginx into {}", folder.display());
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+    let mut fetch = command(&["apt-get", "download", "nginx"]);
+    shell::run(fetch.current_dir(&folder)).map_err(|e| format!("{e}\nDoes `apt-get update` work?"))?;
+    let packages = std::fs::read_dir(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+    for package in packages.flatten().map(|p| p.path()).filter(|p| p.extension().is_some_and(|e| e == "deb"))
+    {
+        let unpack = [OsStr::new("dpkg-deb"), OsStr::new("-x"), package.as_os_str(), folder.as_os_str()];
+        shell::run(&mut command(&unpack))?;
+    }
+    Ok(program)
 }
 
 /// The S3 store of the tests, from the Python package index into a folder of its own.

@@ -1,4 +1,4 @@
-//! The long ones: kills, faults in whole builds, booted builds at the same time, another S3 store,
+//! The long ones: kills, faults in whole builds, booted builds at the same time, pulls, another S3 store,
 //! properties with many cases, fuzzing, benchmarks.
 
 use crate::install::{self, Purpose};
@@ -6,7 +6,7 @@ use crate::shell::{self, Result, Stages, command, home, root};
 use crate::test::cargo;
 use std::path::PathBuf;
 
-const ALL: [&str; 7] = ["kills", "faults", "together", "s3", "properties", "fuzz", "bench"];
+const ALL: [&str; 8] = ["kills", "faults", "together", "pulls", "s3", "properties", "fuzz", "bench"];
 
 /// A store that is strict about signatures and headers. Building it takes minutes.
 const S3S_FS: [&str; 6] = ["install", "s3s-fs", "--version", "0.14.1", "--features", "binary"];
@@ -18,7 +18,7 @@ pub fn run(only: &[&str]) -> Result {
     let wanted = |name: &str| only.is_empty() || only.contains(&name);
     let mut stages = Stages::default();
     stages.run("what this machine needs", || install::run(Purpose::Test))?;
-    if ["kills", "faults", "together", "bench"].into_iter().any(wanted) {
+    if ["kills", "faults", "together", "pulls", "bench"].into_iter().any(wanted) {
         stages.run("build kiln and its agent", || {
             shell::run(&mut cargo(&["build", "--release", "--locked"]))
         })?;
@@ -35,6 +35,15 @@ pub fn run(only: &[&str]) -> Result {
             base("debian-12-minimal")?;
             let mut c = cargo(&["test", "--release", "--locked", "--test", "vm", "same_time"]);
             shell::run(c.env("KILN_TEST_TOGETHER", "debian-12-minimal"))
+        });
+    }
+    if result.is_ok() && wanted("pulls") {
+        result = stages.run("pulls over a bad connection", || {
+            let nginx = install::nginx()?;
+            let script = root().join("tests/trials/pulls.py");
+            let kiln = root().join("target/release/kiln");
+            let words = ["python3".as_ref(), script.as_os_str(), kiln.as_os_str(), nginx.as_os_str()];
+            shell::run(&mut command(&words))
         });
     }
     if result.is_ok() && wanted("s3") {

@@ -26,7 +26,11 @@ pub(super) use version::sides;
 /// Bytes of a page or list; the largest seen have some 100 KiB.
 const PAGE: u64 = 4 << 20;
 /// How often everything is asked anew when what came does not fit together: a vendor may be publishing.
-const ROUNDS: u64 = 3;
+const ROUNDS: usize = 6;
+/// How often the same is taken for an accident.
+const SAME: usize = 3;
+/// What [`PullError::Fetch`] calls the disk.
+pub const DISK: &str = "the disk";
 /// How often progress is told.
 const TICK: Duration = Duration::from_millis(250);
 
@@ -55,6 +59,10 @@ pub enum PullError {
     Unknown { wanted: String, versions: Vec<String> },
     #[error("{what}")]
     Asked { what: String },
+    #[error(
+        "what came from {address} is another file: it has sha256:{found}, and the vendor's list says {listed}"
+    )]
+    Wrong { address: String, found: String, listed: String },
     #[error("the vendor's list {address} cannot be used")]
     List { address: String, source: sums::SumsError },
     #[error("the list of digests is not signed by a key in {}{}", key.display(), said.iter().map(|l| format!("\n  | {l}")).collect::<String>())]
@@ -81,9 +89,10 @@ impl PullError {
     fn passes(&self) -> bool {
         matches!(
             self,
-            PullError::List { .. }
+            PullError::NoVersion { .. }
+                | PullError::List { .. }
                 | PullError::Signature { .. }
-                | PullError::Fetch { source: FetchError::Other, .. }
+                | PullError::Wrong { .. }
         )
     }
 }
@@ -176,14 +185,20 @@ struct Target {
 
 impl Job<'_> {
     async fn run(&self, progress: &mut Progress<'_>) -> Result<BaseImage, BaseError> {
-        let mut round = 1;
+        let mut before: Vec<String> = Vec::new();
         loop {
             match self.once(progress).await {
-                Err(BaseError::Pull { source, .. }) if source.passes() && round < ROUNDS => {
-                    progress(Doing::Step(&format!("{}; once more from the start", chain(&source))));
-                    let pause = tokio::time::sleep(Duration::from_secs(round));
+                Err(BaseError::Pull { source, name }) if source.passes() => {
+                    let text = chain(&source);
+                    let same = before.iter().filter(|b| **b == text).count();
+                    before.push(text);
+                    if before.len() == ROUNDS || same + 1 == SAME {
+                        return Err(BaseError::Pull { source, name });
+                    }
+                    let text = before.last().expect("pushed above");
+                    progress(Doing::Step(&format!("{text}; once more from the start")));
+                    let pause = tokio::time::sleep(Duration::from_secs(before.len() as u64));
                     self.patience.wait("a pull", pause).await.map_err(|e| self.failed(e.into()))?;
-                    round += 1;
                 }
                 ended => return ended,
             }
@@ -353,10 +368,14 @@ impl Job<'_> {
                 }
             }
         };
-        let what = "the disk";
-        let part =
-            ended.map_err(|source| PullError::Fetch { what, address: target.address.clone(), source })?;
         let sha256 = sha256.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let address = target.address.clone();
+        let part = ended.map_err(|source| match source {
+            FetchError::Other => {
+                PullError::Wrong { address, found: sha256.clone(), listed: target.digest.to_string() }
+            }
+            source => PullError::Fetch { what: DISK, address, source },
+        })?;
         // Of another kind than the vendor's list has.
         if let Some(wanted) = &self.digest {
             let io = |source| PullError::File { path: target.address.clone().into(), source };

@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 const PREFIX: &str = "base-build-";
+const LOCK: &str = "lock";
 
 /// A folder under `<home>/tmp`, held by a lock while its build lives.
 pub struct Work {
@@ -50,10 +51,14 @@ impl Work {
         };
         std::fs::create_dir_all(&tmp).map_err(error("making", &tmp))?;
         for entry in std::fs::read_dir(&tmp).map_err(error("reading", &tmp))?.flatten() {
-            if entry.file_name().to_string_lossy().starts_with(PREFIX)
-                && let Some(stale) = Work::lock(entry.path())
-            {
-                stale.remove().await;
+            if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+                continue;
+            }
+            match Work::lock(entry.path()) {
+                Some(stale) => stale.remove().await,
+                // Its kiln died over the very last of it; another one's has its lock at once.
+                None if !entry.path().join(LOCK).exists() => drop(std::fs::remove_dir(entry.path())),
+                None => {}
             }
         }
         for number in 0.. {
@@ -62,7 +67,11 @@ impl Work {
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
                 result => {
                     result.map_err(error("making", &path))?;
-                    std::fs::File::create(path.join("lock")).map_err(error("making", &path))?;
+                    match std::fs::File::create(path.join(LOCK)) {
+                        // Taken for a dead one's and removed, in the moment before it had a lock.
+                        Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+                        made => drop(made.map_err(error("making", &path))?),
+                    }
                     if let Some(work) = Work::lock(path) {
                         return Ok(work);
                     }
@@ -73,7 +82,7 @@ impl Work {
     }
 
     fn lock(path: PathBuf) -> Option<Work> {
-        let lock = std::fs::File::open(path.join("lock")).ok()?;
+        let lock = std::fs::File::open(path.join(LOCK)).ok()?;
         lock.try_lock().ok()?;
         Some(Work { path, _lock: lock })
     }
@@ -89,6 +98,41 @@ impl Work {
         if self.tree().exists() {
             let _ = enter().args(["rm", "-rf", "--"]).arg(self.tree()).run(&own).await;
         }
+        // The lock goes last: without it nobody could tell that its kiln is dead.
+        for entry in std::fs::read_dir(&self.path).into_iter().flatten().flatten() {
+            let is_folder = entry.file_type().is_ok_and(|t| t.is_dir());
+            let _ = match entry.file_name() == LOCK {
+                true => Ok(()),
+                false if is_folder => std::fs::remove_dir_all(entry.path()),
+                false => std::fs::remove_file(entry.path()),
+            };
+        }
         let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_dead_builds_left_goes_and_the_living_stay() {
+        let home = tempfile::tempdir().unwrap();
+        let living = Work::create(home.path()).await.unwrap();
+        let dead = |name: &str, lock: bool| {
+            let path = home.path().join("tmp").join(format!("{PREFIX}{name}"));
+            std::fs::create_dir_all(path.join(if lock { "out" } else { "" })).unwrap();
+            if lock {
+                std::fs::write(path.join(LOCK), "").unwrap();
+                std::fs::write(path.join("disk"), "x").unwrap();
+            }
+            path
+        };
+        let (whole, last) = (dead("1-0", true), dead("1-1", false));
+        let another = Work::create(home.path()).await.unwrap();
+        assert!(!whole.exists() && !last.exists() && living.path.exists() && another.path != living.path);
+        living.remove().await;
+        another.remove().await;
+        assert_eq!(std::fs::read_dir(home.path().join("tmp")).unwrap().count(), 0);
     }
 }

@@ -215,6 +215,10 @@ impl Job<'_> {
         let same = |p: &Pulled<'_>| p.listed == listed && p.version == target.version.as_ref();
         if let Some(mut found) = here(self.store, self.name, same)? {
             progress(Doing::Step(&format!("{} is there already, from the same file", self.name)));
+            // A kiln that died once the base was there has left what it came from.
+            if let Ok(part) = self.downloads.part(&target.address) {
+                part.discard();
+            }
             if let Origin::Pull { signed_by, unverified, .. } = &mut found.origin
                 && let (None, Ok(by)) = (&signed_by, &target.signed)
             {

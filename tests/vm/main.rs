@@ -1,6 +1,7 @@
 //! Real machines. Each test uses the smallest guest that can show its point.
 
 mod appliance;
+mod bases;
 mod boot;
 mod bootsector;
 mod build;

@@ -144,6 +144,8 @@ fn unknown(
     );
     d.help = Some(if crate::base::built_in().any(|b| b == name) {
         format!("make it first: kiln base build {name}")
+    } else if crate::base::published().any(|b| b == name) {
+        format!("get it first: kiln base pull {name}")
     } else if let Some(near) = near {
         format!("did you mean `{near}`?")
     } else {

@@ -1,7 +1,7 @@
 //! `kiln base`: where recipes start.
 
-use crate::appliance::DiskFacts;
-use crate::appliance::facts::Volume;
+use crate::appliance::facts::{PartitionTable, Volume};
+use crate::appliance::{DiskFacts, Package};
 use crate::base::{self, BaseImage, Content, Definition, Doing, Origin, Store};
 use crate::cli::Settings;
 use crate::cli::render::{Format, Work};
@@ -245,6 +245,10 @@ fn list(store: &Store, format: Format) -> Result<(), Failure> {
     Ok(())
 }
 
+fn package(package: &Package) -> serde_json::Value {
+    json!({"name": package.name, "version": package.version, "architecture": package.architecture})
+}
+
 /// Of a vendor's disk: its version, and whether nobody could tell that it is the vendor's.
 fn pulled(image: &BaseImage) -> String {
     let Origin::Pull { version, unverified, .. } = &image.origin else { return String::new() };
@@ -286,6 +290,8 @@ fn inspected(format: Format, image: &BaseImage, facts: &DiskFacts) {
     let firmware: Vec<&str> = facts.firmware.iter().map(|f| f.as_str()).collect();
     let mib = |bytes: u64| bytes >> 20;
     let volume = |v: &Volume| v.filesystem.as_ref().map(|f| f.kind.as_str());
+    let label = |v: &Volume| v.filesystem.as_ref().and_then(|f| f.label.clone());
+    let uuid = |v: &Volume| v.filesystem.as_ref().and_then(|f| f.uuid.clone());
     match format {
         Format::Json => println!(
             "{}",
@@ -296,14 +302,21 @@ fn inspected(format: Format, image: &BaseImage, facts: &DiskFacts) {
                 "architecture": facts.architecture.map(|a| a.as_str()),
                 "firmware": firmware,
                 "size": facts.size,
+                "partitionTable": match facts.table {
+                    PartitionTable::Gpt => Some("gpt"),
+                    PartitionTable::Mbr => Some("mbr"),
+                    PartitionTable::None => None,
+                },
+                "needsRecovery": facts.needs_recovery,
                 "root": {"partition": facts.root.partition, "filesystem": facts.root.filesystem.as_str(), "total": facts.root.total, "free": facts.root.free},
-                "volumes": facts.volumes.iter().map(|v| json!({"number": v.number, "offset": v.offset, "size": v.size, "kind": v.kind, "filesystem": volume(v)})).collect::<Vec<_>>(),
+                "volumes": facts.volumes.iter().map(|v| json!({"number": v.number, "offset": v.offset, "size": v.size, "kind": v.kind, "filesystem": volume(v), "label": label(v), "uuid": uuid(v)})).collect::<Vec<_>>(),
                 "systemd": facts.systemd,
                 "cloudInit": facts.cloud_init.is_some(),
                 "guestAgent": facts.guest_agent,
                 "kernels": facts.kernels.iter().map(|k| &k.version).collect::<Vec<_>>(),
                 "commandLine": facts.command_line,
                 "packages": facts.packages.packages().map(<[_]>::len),
+                "packageList": facts.packages.packages().map(|all| all.iter().map(package).collect::<Vec<_>>()),
             })
         ),
         Format::Human => {

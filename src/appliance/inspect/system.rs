@@ -3,7 +3,7 @@
 use kiln_protocol::message::Operation;
 
 use super::Look;
-use super::packages::Package;
+
 use crate::appliance::ApplianceError;
 use crate::appliance::facts::{CloudInit, OsRelease};
 use crate::guest::Guest;

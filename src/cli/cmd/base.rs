@@ -1,7 +1,7 @@
 //! `kiln base`: where recipes start.
 
+use crate::appliance::DiskFacts;
 use crate::appliance::facts::{PartitionTable, Volume};
-use crate::appliance::{DiskFacts, Package};
 use crate::base::{self, BaseImage, Content, Definition, Doing, Origin, Store};
 use crate::cli::Settings;
 use crate::cli::render::{Format, Work};
@@ -245,10 +245,6 @@ fn list(store: &Store, format: Format) -> Result<(), Failure> {
     Ok(())
 }
 
-fn package(package: &Package) -> serde_json::Value {
-    json!({"name": package.name, "version": package.version, "architecture": package.architecture})
-}
-
 /// Of a vendor's disk: its version, and whether nobody could tell that it is the vendor's.
 fn pulled(image: &BaseImage) -> String {
     let Origin::Pull { version, unverified, .. } = &image.origin else { return String::new() };
@@ -316,7 +312,7 @@ fn inspected(format: Format, image: &BaseImage, facts: &DiskFacts) {
                 "kernels": facts.kernels.iter().map(|k| &k.version).collect::<Vec<_>>(),
                 "commandLine": facts.command_line,
                 "packages": facts.packages.packages().map(<[_]>::len),
-                "packageList": facts.packages.packages().map(|all| all.iter().map(package).collect::<Vec<_>>()),
+                "packageList": facts.packages.packages().map(|all| all.iter().map(super::packages::record).collect::<Vec<_>>()),
             })
         ),
         Format::Human => {

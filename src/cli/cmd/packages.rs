@@ -2,7 +2,7 @@
 
 use crate::cli::Settings;
 use crate::cli::render::{Format, printable};
-use crate::model::{Failure, Inventory};
+use crate::model::{Failure, Inventory, Package};
 use crate::service::Service;
 use crate::service::diff;
 use crate::support::wait::Patience;
@@ -18,11 +18,7 @@ pub async fn run(
     let packages = inventory.packages();
     match settings.format {
         Format::Json => {
-            let packages = packages.map(|all| {
-                all.iter()
-                    .map(|p| json!({"name": p.name, "version": p.version, "architecture": p.architecture}))
-                    .collect::<Vec<_>>()
-            });
+            let packages = packages.map(|all| all.iter().map(record).collect::<Vec<_>>());
             let manager = match &inventory {
                 Inventory::Read(_) => Some("dpkg"),
                 Inventory::Unread { manager, .. } => Some(manager.as_str()),
@@ -35,9 +31,8 @@ pub async fn run(
         }
         Format::Human => {
             let packages = packages.unwrap_or_default();
-            let width = |of: fn(&crate::model::Package) -> &str| {
-                packages.iter().map(|p| of(p).chars().count()).max().unwrap_or(0)
-            };
+            let width =
+                |of: fn(&Package) -> &str| packages.iter().map(|p| of(p).chars().count()).max().unwrap_or(0);
             let (names, versions) = (width(|p| &p.name), width(|p| &p.version));
             for p in packages {
                 let line = format!("{:<names$}  {:<versions$}  {}", p.name, p.version, p.architecture);
@@ -47,4 +42,9 @@ pub async fn run(
         }
     }
     Ok(0)
+}
+
+/// A package as `--format json` shows it everywhere.
+pub fn record(package: &Package) -> serde_json::Value {
+    json!({"name": package.name, "version": package.version, "architecture": package.architecture})
 }

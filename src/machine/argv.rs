@@ -34,6 +34,8 @@ pub struct Layout {
     pub agent: RawFd,
     /// The writing end of a pipe.
     pub console: RawFd,
+    /// The machine waits for a memory to go on from, which is one of a machine of this versioned type.
+    pub incoming: Option<String>,
 }
 
 #[derive(Default)]
@@ -60,6 +62,9 @@ pub fn argv(spec: &MachineSpec, layout: &Layout) -> Vec<String> {
     a.option("name", &spec.name);
     for flag in ["no-user-config", "nodefaults", "no-reboot", "S"] {
         a.flag(flag);
+    }
+    if layout.incoming.is_some() {
+        a.option("incoming", "defer");
     }
     a.option("action", "panic=shutdown");
     a.option("sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
@@ -98,13 +103,37 @@ pub fn argv(spec: &MachineSpec, layout: &Layout) -> Vec<String> {
     a.0
 }
 
+/// What of a machine its memory cannot do without, as text: the command line without what may be elsewhere
+/// or of another name.
+pub fn shape(spec: &MachineSpec, cpu: &str) -> String {
+    let mut plain = MachineSpec { name: "machine".into(), ..spec.clone() };
+    for (index, disk) in plain.disks.iter_mut().enumerate() {
+        disk.path = format!("/disk-{index}").into();
+        // How the host treats the file is nothing that the guest can see.
+        disk.cache = Cache::Safe;
+    }
+    if let Some(kernel) = &mut plain.kernel {
+        kernel.kernel = "/kernel".into();
+        kernel.initrd = kernel.initrd.as_ref().map(|_| "/initrd".into());
+    }
+    let firmware =
+        plain.has_uefi().then(|| FirmwareFiles { code: "/firmware".into(), vars: "/variables".into() });
+    let credentials = plain.credentials.iter().map(|c| PathBuf::from(format!("/credential-{}", c.name)));
+    let credentials = credentials.collect();
+    let layout =
+        Layout { cpu: cpu.into(), firmware, credentials, qmp: 3, agent: 4, console: 5, incoming: None };
+    argv(&plain, &layout).join("\n")
+}
+
 fn machine(spec: &MachineSpec, layout: &Layout) -> String {
-    let kind = match spec.architecture {
-        Architecture::X86_64 => "q35,smm=off,vmport=off",
-        Architecture::Aarch64 => "virt,gic-version=max",
+    let (kind, options) = match spec.architecture {
+        Architecture::X86_64 => ("q35", "smm=off,vmport=off"),
+        Architecture::Aarch64 => ("virt", "gic-version=max"),
     };
+    // The short name is that of QEMU's newest type, which need not be the one that the memory was in.
+    let kind = layout.incoming.as_deref().unwrap_or(kind);
     let flash = if layout.firmware.is_some() { ",pflash0=code,pflash1=vars" } else { "" };
-    format!("{kind},usb=off{flash}")
+    format!("{kind},{options},usb=off{flash}")
 }
 
 fn accelerator(accelerator: Accelerator) -> String {

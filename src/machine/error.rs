@@ -40,6 +40,10 @@ pub enum MachineError {
     NotStarted { status: ExitStatus, stderr: String },
     #[error(transparent)]
     Qmp(#[from] QmpError),
+    #[error("the machine's memory could not be saved: {0}")]
+    NotSaved(String),
+    #[error("the saved memory cannot be gone on from: {0}")]
+    NotRestored(String),
     #[error("the screenshot is not one: {0}")]
     Screenshot(String),
     #[error(transparent)]
@@ -84,6 +88,8 @@ impl MachineError {
             | MachineError::System(_)
             | MachineError::KvmDenied { .. }
             | MachineError::NoMemory { .. }
+            | MachineError::NotSaved(_)
+            | MachineError::NotRestored(_)
             | MachineError::NotStarted { .. } => FailureKind::Environment,
             MachineError::Qmp(_) | MachineError::Screenshot(_) => FailureKind::Build,
         }

@@ -19,11 +19,12 @@ use tokio::process::{ChildStderr, Command};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::argv::{Layout, argv, disk_node, node_name};
+use super::argv::{Layout, argv, disk_node, node_name, shape};
 use super::console::Console;
 use super::error::MachineError;
 use super::exit::{Exit, Stopped};
 use super::firmware::{self, FirmwareFiles};
+use super::memory::Memory;
 use super::qemu::{Qemu, default_cpu};
 use super::qmp::{Qmp, QmpError};
 use super::spec::{Disk, MachineSpec, SpecError, path_problem};
@@ -52,6 +53,9 @@ pub struct Machine {
     pidfd: OwnedFd,
     killed: Arc<AtomicBool>,
     exit: watch::Receiver<Option<Exit>>,
+    shape: String,
+    /// Of the program that it is.
+    stamp: String,
 }
 
 /// Names one process of one boot of the host.
@@ -78,6 +82,24 @@ impl Machine {
         folder: &Path,
         patience: &Patience,
     ) -> Result<Machine, MachineError> {
+        let machine = Machine::launch(spec, folder, None, patience).await?;
+        // Held until now so that no event of the guest's could be missed.
+        machine.run(patience).await?;
+        Ok(machine)
+    }
+
+    pub(super) async fn run(&self, patience: &Patience) -> Result<(), MachineError> {
+        self.qmp.execute("cont", json!({}), &patience.at_most(START_LIMIT)).await?;
+        Ok(())
+    }
+
+    /// A machine that stands still; with `incoming` it waits for that memory.
+    pub(super) async fn launch(
+        spec: &MachineSpec,
+        folder: &Path,
+        incoming: Option<&Memory>,
+        patience: &Patience,
+    ) -> Result<Machine, MachineError> {
         spec.check()?;
         let qemu = Qemu::find(spec.architecture, patience).await?;
         let folder = std::path::absolute(folder).map_err(|source| MachineError::File {
@@ -89,7 +111,12 @@ impl Machine {
             return Err(SpecError { name: spec.name.clone(), problem }.into());
         }
         let channels = Channels::new().map_err(MachineError::System)?;
-        let layout = prepare(spec, &folder, &qemu, &channels)?;
+        let incoming_type = incoming.map(|memory| memory.machine_type.clone());
+        let layout = Layout { incoming: incoming_type, ..prepare(spec, &folder, &qemu, &channels)? };
+        let (shape, stamp) = (shape(spec, &layout.cpu), qemu.stamp());
+        if let Some(memory) = incoming {
+            memory.check(&shape, &stamp)?;
+        }
         let mut command = Command::new(&qemu.program);
         command
             .args(argv(spec, &layout))
@@ -121,10 +148,7 @@ impl Machine {
         tokio::spawn(watcher.watch(spec.limit, killed.clone(), tell));
         let disk = spec.disks.first().map(|disk| (disk.clone(), AtomicU32::new(0)));
         let agent = Mutex::new(Some(agent));
-        let machine = Machine { folder, identity, qmp, agent, disk, console, pidfd, killed, exit };
-        // Held until now so that no event of the guest's could be missed.
-        machine.qmp.execute("cont", json!({}), &patience.at_most(START_LIMIT)).await?;
-        Ok(machine)
+        Ok(Machine { folder, identity, qmp, agent, disk, console, pidfd, killed, exit, shape, stamp })
     }
 
     pub fn folder(&self) -> &Path {
@@ -134,6 +158,16 @@ impl Machine {
     /// For a journal: what [`reap`] needs to end this QEMU if kiln does not live to do it.
     pub fn identity(&self) -> Identity {
         self.identity
+    }
+
+    /// See [`super::shape`].
+    pub(super) fn shape(&self) -> &str {
+        &self.shape
+    }
+
+    /// See [`Qemu::stamp`].
+    pub(super) fn stamp(&self) -> &str {
+        &self.stamp
     }
 
     /// The host's end of the port `kiln.agent`; the first caller gets it.
@@ -273,6 +307,7 @@ fn prepare(
         qmp: channels.qmp.1.as_raw_fd(),
         agent: channels.agent.1.as_raw_fd(),
         console: channels.console.1.as_raw_fd(),
+        incoming: None,
     })
 }
 

@@ -56,6 +56,18 @@ impl Qemu {
     }
 }
 
+impl Qemu {
+    /// Names this very program, as far as a memory is concerned: another build of the same version may
+    /// lay it out in another way.
+    pub fn stamp(&self) -> String {
+        let file = self.program.metadata().ok();
+        let modified =
+            file.as_ref().and_then(|m| m.modified().ok()?.duration_since(SystemTime::UNIX_EPOCH).ok());
+        let (bytes, modified) = (file.map_or(0, |m| m.len()), modified.unwrap_or_default());
+        format!("{} of {bytes} bytes, {}", self.version, modified.as_nanos())
+    }
+}
+
 fn parse_version(text: &str) -> Option<Version> {
     let number = text.split_once("version ")?.1.split([' ', '\n', '(']).next()?;
     let mut parts = number.split('.').map(|p| p.parse().ok());

@@ -2,13 +2,15 @@
 //! events say about the machine's end.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
@@ -57,8 +59,14 @@ pub(super) struct HostDisk {
 /// A control channel in command mode. Clones speak over the same channel.
 #[derive(Clone, Debug)]
 pub struct Qmp {
-    commands: mpsc::Sender<Vec<u8>>,
+    commands: mpsc::Sender<Line>,
     shared: Arc<Shared>,
+}
+
+/// One command on its way, and the descriptor that goes with it.
+struct Line {
+    text: Vec<u8>,
+    with: Option<OwnedFd>,
 }
 
 #[derive(Debug)]
@@ -127,6 +135,27 @@ impl Qmp {
         arguments: Value,
         patience: &Patience,
     ) -> Result<Value, QmpError> {
+        self.command(command, arguments, None, patience).await
+    }
+
+    /// Hands QEMU a descriptor, to be named as `fd:NAME` in one later command.
+    pub(super) async fn hand_over(
+        &self,
+        name: &str,
+        fd: OwnedFd,
+        patience: &Patience,
+    ) -> Result<(), QmpError> {
+        self.command("getfd", json!({"fdname": name}), Some(fd), patience).await?;
+        Ok(())
+    }
+
+    async fn command(
+        &self,
+        command: &str,
+        arguments: Value,
+        with: Option<OwnedFd>,
+        patience: &Patience,
+    ) -> Result<Value, QmpError> {
         let id = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let closed = || QmpError::Closed { command: command.into() };
         let (answer, answered) = oneshot::channel();
@@ -141,7 +170,7 @@ impl Qmp {
         line.push(b'\n');
         // Another task writes, so that a caller who gives up never leaves half a line.
         let talk = async {
-            self.commands.send(line).await.map_err(|_| ())?;
+            self.commands.send(Line { text: line, with }).await.map_err(|_| ())?;
             answered.await.map_err(|_| ())
         };
         let result = patience.wait(&format!("QEMU's answer to `{command}`"), talk).await;
@@ -210,12 +239,31 @@ impl Shared {
     }
 }
 
-async fn write(mut writer: OwnedWriteHalf, mut orders: mpsc::Receiver<Vec<u8>>) {
-    while let Some(line) = orders.recv().await {
-        if writer.write_all(&line).await.is_err() {
-            return;
+async fn write(mut writer: OwnedWriteHalf, mut orders: mpsc::Receiver<Line>) {
+    while let Some(Line { text, with }) = orders.recv().await {
+        let begun = match with {
+            // A descriptor travels with the first byte.
+            Some(fd) => send_with(&writer, &text[..1], fd).await.map(|()| 1),
+            None => Ok(0),
+        };
+        match begun {
+            Ok(sent) if writer.write_all(&text[sent..]).await.is_ok() => {}
+            _ => return,
         }
     }
+}
+
+async fn send_with(writer: &OwnedWriteHalf, byte: &[u8], fd: OwnedFd) -> io::Result<()> {
+    let stream: &UnixStream = writer.as_ref();
+    let send = || {
+        let fds = [fd.as_fd()];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+        sendmsg(stream, &[IoSlice::new(byte)], &mut control, SendFlags::empty())?;
+        Ok(())
+    };
+    stream.async_io(Interest::WRITABLE, send).await
 }
 
 async fn read(mut reader: BufReader<OwnedReadHalf>, shared: Arc<Shared>) {

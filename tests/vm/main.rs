@@ -20,3 +20,4 @@ mod support;
 mod tiny;
 mod together;
 mod versions;
+mod warm;

@@ -5,7 +5,8 @@ use crate::machine::spec::{Credential, DirectKernel, Forward};
 use crate::model::Firmware;
 
 fn layout() -> Layout {
-    Layout { cpu: "max,-cx16".into(), firmware: None, credentials: Vec::new(), qmp: 3, agent: 4, console: 5 }
+    let cpu = "max,-cx16".into();
+    Layout { cpu, firmware: None, credentials: Vec::new(), qmp: 3, agent: 4, console: 5, incoming: None }
 }
 
 fn spec(architecture: Architecture) -> MachineSpec {
@@ -96,4 +97,45 @@ fn aarch64_kernel() {
     spec.firmware = Firmware::Bios;
     spec.kernel = kernel();
     golden("aarch64-kernel", &spec, &Layout { cpu: "cortex-a72".into(), ..layout() });
+}
+
+#[test]
+fn x86_64_incoming() {
+    let mut spec = spec(Architecture::X86_64);
+    spec.kernel = kernel();
+    golden("x86_64-incoming", &spec, &Layout { incoming: Some("pc-q35-7.2".into()), ..layout() });
+}
+
+#[test]
+fn aarch64_incoming() {
+    let mut spec = spec(Architecture::Aarch64);
+    spec.firmware = Firmware::Bios;
+    spec.kernel = kernel();
+    let layout = Layout { cpu: "cortex-a72".into(), incoming: Some("virt-7.2".into()), ..layout() };
+    golden("aarch64-incoming", &spec, &layout);
+}
+
+#[test]
+fn a_shape_is_of_what_the_guest_can_see() {
+    let mut first = spec(Architecture::X86_64);
+    first.kernel = kernel();
+    let shape_of = |change: &dyn Fn(&mut MachineSpec)| {
+        let mut spec = first.clone();
+        change(&mut spec);
+        shape(&spec, "max")
+    };
+    let same = shape(&first, "max");
+    assert_eq!(shape_of(&|s| s.name = "other".into()), same);
+    assert_eq!(shape_of(&|s| s.disks[0].path = "/elsewhere".into()), same);
+    assert_eq!(shape_of(&|s| s.disks[0].cache = Cache::Safe), same);
+    assert_eq!(shape_of(&|s| s.kernel.as_mut().unwrap().kernel = "/elsewhere".into()), same);
+    assert_eq!(shape_of(&|s| s.limit *= 2), same);
+    assert_ne!(shape(&first, "qemu64"), same);
+    assert_ne!(shape_of(&|s| s.memory_mib += 1), same);
+    assert_ne!(shape_of(&|s| s.vcpus += 1), same);
+    assert_ne!(shape_of(&|s| s.screen = true), same);
+    assert_ne!(shape_of(&|s| s.disks[0].serial = Some("a".into())), same);
+    assert_ne!(shape_of(&|s| s.disks.push(Disk::new("/d", DiskFormat::Raw))), same);
+    assert_ne!(shape_of(&|s| s.network = Network::User { restricted: false, forwards: vec![] }), same);
+    assert_ne!(shape_of(&|s| s.kernel.as_mut().unwrap().command_line.push('x')), same);
 }

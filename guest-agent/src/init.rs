@@ -53,10 +53,10 @@ fn serve() -> Result<(), String> {
             say(&e.message);
         }
     }
-    let identity = Identity { nonce: nonce()?, mode: Mode::Appliance };
+    let mut identity = Identity { nonce: nonce()?, mode: Mode::Appliance };
     loop {
         let port = port::open(PORT_PATIENCE)?;
-        match serve::serve(Link::new(port), &identity) {
+        match serve::serve(Link::new(port), &mut identity) {
             End::Refused(reason) => return Err(format!("the host turned this agent down: {reason}")),
             End::Lost(reason) => say(&format!("the link to the host was lost: {reason}")),
         }

@@ -27,6 +27,7 @@ mod operation;
 mod port;
 mod power;
 mod process;
+mod renew;
 mod request;
 mod serve;
 mod start;

@@ -14,7 +14,7 @@ use crate::error::failed;
 use crate::link::{Link, Reader};
 use crate::operation;
 use crate::request::{Cancel, Order, Request};
-use crate::{facts, process};
+use crate::{facts, process, renew};
 
 /// Requests at work at one time; more are turned away.
 const MOST_REQUESTS: usize = 64;
@@ -73,7 +73,7 @@ impl Requests {
 }
 
 /// Serves one connection to its end. Nothing that it started for a request still runs afterwards.
-pub fn serve(link: Link, identity: &Identity) -> End {
+pub fn serve(link: Link, identity: &mut Identity) -> End {
     let link = Arc::new(link);
     let mut reader = link.reader();
     let beat = match shake_hands(&link, &mut reader, identity) {
@@ -99,27 +99,39 @@ pub fn serve(link: Link, identity: &Identity) -> End {
     End::Lost(reason)
 }
 
-fn shake_hands(link: &Link, reader: &mut Reader, identity: &Identity) -> Result<Duration, End> {
-    let hello = Hello {
-        oldest: OLDEST,
-        newest: VERSION,
-        agent: env!("CARGO_PKG_VERSION").into(),
-        nonce: identity.nonce.clone(),
-        boot_id: facts::boot_id(),
-        architecture: std::env::consts::ARCH.into(),
-        mode: identity.mode,
-    };
-    link.control(0, &FromAgent::Hello(hello)).map_err(|e| End::Lost(e.to_string()))?;
-    let frame = reader.next().map_err(End::Lost)?;
-    match control(&frame).map_err(End::Lost)? {
-        FromHost::Welcome { version, beat_ms } if (OLDEST..=VERSION).contains(&version) => {
-            Ok(Duration::from_millis(beat_ms.max(10).into()))
+/// Greets until the host is content: it may have it renewed what it greets with.
+fn shake_hands(link: &Link, reader: &mut Reader, identity: &mut Identity) -> Result<Duration, End> {
+    loop {
+        let hello = Hello {
+            oldest: OLDEST,
+            newest: VERSION,
+            agent: env!("CARGO_PKG_VERSION").into(),
+            nonce: identity.nonce.clone(),
+            boot_id: facts::boot_id(),
+            architecture: std::env::consts::ARCH.into(),
+            mode: identity.mode,
+        };
+        link.control(0, &FromAgent::Hello(hello)).map_err(|e| End::Lost(e.to_string()))?;
+        let frame = reader.next().map_err(End::Lost)?;
+        match control(&frame).map_err(End::Lost)? {
+            FromHost::Welcome { version, beat_ms } if (OLDEST..=VERSION).contains(&version) => {
+                return Ok(Duration::from_millis(beat_ms.max(10).into()));
+            }
+            FromHost::Welcome { version, .. } => {
+                let text = format!("it speaks version {version}, this agent {OLDEST} to {VERSION}");
+                return Err(End::Refused(text));
+            }
+            FromHost::Refused { reason } => return Err(End::Refused(reason)),
+            FromHost::Renew(renew) => {
+                if let Err(failed) = renew::renew(&renew, identity.mode) {
+                    let reason = failed.message.clone();
+                    let _ = link.control(0, &FromAgent::Failed(failed));
+                    return Err(End::Lost(reason));
+                }
+                identity.nonce = renew.nonce;
+            }
+            _ => return Err(End::Lost("something else came instead of a welcome".into())),
         }
-        FromHost::Welcome { version, .. } => {
-            Err(End::Refused(format!("it speaks version {version}, this agent {OLDEST} to {VERSION}")))
-        }
-        FromHost::Refused { reason } => Err(End::Refused(reason)),
-        _ => Err(End::Lost("something else came instead of a welcome".into())),
     }
 }
 
@@ -167,7 +179,9 @@ fn dispatch(frame: Frame, link: &Arc<Link>, requests: &Arc<Requests>, mode: Mode
             begin(frame.id, *operation, link, requests, mode);
             Ok(())
         }
-        (FromHost::Welcome { .. } | FromHost::Refused { .. }, _) => Err("a second handshake".into()),
+        (FromHost::Welcome { .. } | FromHost::Refused { .. } | FromHost::Renew(_), _) => {
+            Err("a second handshake".into())
+        }
         (_, None) => Ok(()),
         (FromHost::Credit { bytes }, Some(request)) => {
             request.add_credit(bytes);

@@ -54,10 +54,10 @@ fn guest(config: Config) -> Result<(), String> {
     // Under memory pressure the build's own processes have to go first: without
     // the agent nobody could say what happened. Not fatal where it is forbidden.
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
-    let identity = Identity { nonce: config.nonce, mode: config.mode };
+    let mut identity = Identity { nonce: config.nonce, mode: config.mode };
     loop {
         let port = port::open(PORT_PATIENCE)?;
-        match serve::serve(Link::new(port), &identity) {
+        match serve::serve(Link::new(port), &mut identity) {
             End::Refused(reason) => return Err(format!("the host turned this agent down: {reason}")),
             End::Lost(_) => {}
         }
@@ -72,7 +72,7 @@ fn local(fd: i32) -> Result<(), String> {
     // SAFETY: it is open, and handed to this process for exactly this.
     let link = unsafe { OwnedFd::from_raw_fd(fd) };
     rustix::io::fcntl_setfd(&link, rustix::io::FdFlags::CLOEXEC).map_err(|e| e.to_string())?;
-    match serve::serve(Link::new(link), &Identity { nonce, mode: Mode::Local }) {
+    match serve::serve(Link::new(link), &mut Identity { nonce, mode: Mode::Local }) {
         End::Refused(reason) => Err(format!("the host turned this agent down: {reason}")),
         End::Lost(_) => Ok(()),
     }

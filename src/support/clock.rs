@@ -7,6 +7,11 @@ pub fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
 }
 
+/// Microseconds since the epoch.
+pub fn micros() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64)
+}
+
 /// `2025-11-21T01:34:00Z`, from milliseconds since the epoch.
 pub fn rfc3339(ms: i64) -> String {
     let seconds = ms.div_euclid(1000);

@@ -2,14 +2,22 @@
 
 use std::io::Read;
 
-/// `bytes` random bytes as hexadecimal digits.
+/// `count` random bytes as hexadecimal digits.
 ///
 /// # Errors
 /// The kernel's random device cannot be read.
-pub fn hexadecimal(bytes: usize) -> std::io::Result<String> {
-    let mut random = vec![0; bytes];
+pub fn hexadecimal(count: usize) -> std::io::Result<String> {
+    Ok(bytes(count)?.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// So many random bytes.
+///
+/// # Errors
+/// The kernel's random device cannot be read.
+pub fn bytes(count: usize) -> std::io::Result<Vec<u8>> {
+    let mut random = vec![0; count];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
-    Ok(random.iter().map(|b| format!("{b:02x}")).collect())
+    Ok(random)
 }
 
 /// A random (version 4) UUID.

@@ -47,6 +47,9 @@ pub enum FromHost {
     Welcome { version: u16, beat_ms: u32 },
     /// Turns a `Hello` down (id 0); the agent ends.
     Refused { reason: String },
+    /// Instead of a welcome (id 0): the memory that this agent lives in was saved, and this is one of
+    /// the machines that go on from it. Answered by another `Hello`, with the new nonce, or `Failed`.
+    Renew(Renew),
     /// Do this; the frame's id names the request from here on.
     Request(Box<Operation>),
     /// The agent may send this much more output (both streams together, see `frame::cost`).
@@ -73,6 +76,19 @@ pub struct Hello {
     /// `x86_64`, `aarch64`.
     pub architecture: String,
     pub mode: Mode,
+}
+
+/// What must not be the same in two guests that go on from one memory. The boot id stays: it is one boot.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Renew {
+    /// The clock: microseconds since the epoch.
+    pub time_us: u64,
+    /// Into the kernel's random pool, as good as its length in bits; the generator is seeded anew.
+    pub entropy: Vec<u8>,
+    /// The nonce of this start.
+    pub nonce: String,
+    /// For /etc/machine-id, where the guest's own was made at a boot: 32 hexadecimal digits.
+    pub machine_id: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

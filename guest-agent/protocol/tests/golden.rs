@@ -205,6 +205,12 @@ fn from_host() -> Vec<(String, FromHost)> {
     let mut all = vec![
         FromHost::Welcome { version: 1, beat_ms: 5000 },
         FromHost::Refused { reason: text("no") },
+        FromHost::Renew(Renew {
+            time_us: 1_700_000_000_000_001,
+            entropy: vec![0, 7, 255],
+            nonce: text("m"),
+            machine_id: Some(text("0123456789abcdef0123456789abcdef")),
+        }),
         FromHost::Credit { bytes: 131_072 },
         FromHost::Signal { number: 2 },
         FromHost::Resize(Terminal { rows: 50, columns: 132 }),
@@ -214,6 +220,7 @@ fn from_host() -> Vec<(String, FromHost)> {
     let name = |message: &FromHost| match message {
         FromHost::Welcome { .. } => text("host.welcome"),
         FromHost::Refused { .. } => text("host.refused"),
+        FromHost::Renew(_) => text("host.renew"),
         FromHost::Request(operation) => format!("host.request.{}", operation_name(operation)),
         FromHost::Credit { .. } => text("host.credit"),
         FromHost::Signal { .. } => text("host.signal"),

@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use kiln_protocol::frame::{CHUNK, HEADER};
 use kiln_protocol::message::{ErrorKind, Exec, Exited, Failed, FromHost, Hello, Operation, Reply, Terminal};
 use kiln_protocol::{WINDOW, frame};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -44,6 +44,15 @@ impl Expect {
     pub fn new(nonce: impl Into<String>) -> Expect {
         Expect { nonce: nonce.into(), beat: Duration::from_secs(5), silence: Duration::from_secs(60) }
     }
+}
+
+/// Whom a guest that goes on from a saved memory takes itself for.
+#[derive(Clone, Debug)]
+pub struct Waking {
+    /// The nonce that the agent had when the memory was saved.
+    pub nonce: String,
+    /// A new /etc/machine-id: None where the image brings its own.
+    pub machine_id: Option<String>,
 }
 
 /// A guest as reached over one link. Dropping it closes the link.
@@ -79,6 +88,37 @@ impl Session {
         let hello = patience
             .wait("the guest's agent", handshake::shake_hands(&mut frames, &mut write, &expect))
             .await??;
+        Ok(Session::begin(frames, write, hello, expect))
+    }
+
+    /// As [`Session::connect`], with the agent of a guest that goes on from a saved memory. Before the
+    /// session begins the guest has this host's clock, new randomness and a new identity.
+    pub async fn wake<L>(
+        link: L,
+        waking: &Waking,
+        expect: Expect,
+        patience: &Patience,
+    ) -> Result<Session, GuestError>
+    where
+        L: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        let (read, mut write) = tokio::io::split(link);
+        let mut frames = reader::Frames::new(read);
+        let hello = patience
+            .wait("the guest's agent", handshake::wake(&mut frames, &mut write, waking, &expect))
+            .await??;
+        Ok(Session::begin(frames, write, hello, expect))
+    }
+
+    fn begin<L>(
+        frames: reader::Frames<ReadHalf<L>>,
+        write: WriteHalf<L>,
+        hello: Hello,
+        expect: Expect,
+    ) -> Session
+    where
+        L: AsyncRead + AsyncWrite + Send + 'static,
+    {
         let (outgoing, queue) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared::new(outgoing));
         let stop = CancellationToken::new();
@@ -90,7 +130,7 @@ impl Session {
             let (shared, stop) = (shared.clone(), stop.clone());
             async move { stop.run_until_cancelled(reader::run(frames, &shared, &expect)).await }
         });
-        Ok(Session { shared, hello, _tasks: stop.drop_guard() })
+        Session { shared, hello, _tasks: stop.drop_guard() }
     }
 
     /// What the agent said of itself; its texts are checked to be short and printable.
@@ -119,12 +159,12 @@ impl Session {
         sink: &mut dyn Sink,
         patience: &Patience,
     ) -> Result<Exited, GuestError> {
-        let mut request = self.begin(Operation::Exec(command))?;
+        let mut request = self.ask(Operation::Exec(command))?;
         let doing = request.doing().to_owned();
         patience.wait(&doing, run_command(&mut request, Some(input), sink)).await?
     }
 
-    fn begin(&self, operation: Operation) -> Result<Request, GuestError> {
+    fn ask(&self, operation: Operation) -> Result<Request, GuestError> {
         Request::begin(&self.shared, operation)
     }
 }
@@ -306,13 +346,13 @@ impl Guest for Session {
         sink: &mut dyn Sink,
         patience: &Patience,
     ) -> Result<Exited, GuestError> {
-        let mut request = self.begin(Operation::Exec(command))?;
+        let mut request = self.ask(Operation::Exec(command))?;
         let doing = request.doing().to_owned();
         patience.wait(&doing, run_command(&mut request, None, sink)).await?
     }
 
     async fn call(&self, operation: Operation, patience: &Patience) -> Result<Reply, GuestError> {
-        let mut request = self.begin(operation)?;
+        let mut request = self.ask(operation)?;
         let doing = request.doing().to_owned();
         match patience.wait(&doing, request.next()).await?? {
             Event::Done(reply) => Ok(reply),
@@ -327,7 +367,7 @@ impl Guest for Session {
         source: &mut (dyn AsyncRead + Send + Unpin),
         patience: &Patience,
     ) -> Result<u64, GuestError> {
-        let mut request = self.begin(operation)?;
+        let mut request = self.ask(operation)?;
         let doing = request.doing().to_owned();
         patience.wait(&doing, send_input(&mut request, source)).await?
     }
@@ -339,7 +379,7 @@ impl Guest for Session {
         sink: &mut (dyn AsyncWrite + Send + Unpin),
         patience: &Patience,
     ) -> Result<u64, GuestError> {
-        let mut request = self.begin(operation)?;
+        let mut request = self.ask(operation)?;
         let doing = request.doing().to_owned();
         patience.wait(&doing, receive_output(&mut request, limit, sink)).await?
     }
@@ -355,7 +395,7 @@ impl Guest for Session {
             IpAddr::V4(v4) => v4.octets().to_vec(),
             IpAddr::V6(v6) => v6.octets().to_vec(),
         };
-        let mut request = self.begin(Operation::Connect { address: octets, port: address.port() })?;
+        let mut request = self.ask(Operation::Connect { address: octets, port: address.port() })?;
         let doing = request.doing().to_owned();
         patience.wait(&doing, pass_on(&mut request, stream, begun)).await?
     }

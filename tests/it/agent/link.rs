@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::{Collect, agent, gone, patience, shell};
+use kiln::guest::session::{Expect, Session, Waking};
 use kiln::guest::{Guest, GuestError, GuestFiles};
 use kiln::model::Architecture;
-use kiln_protocol::message::Mode;
+use kiln_protocol::message::{ErrorKind, Mode};
 
 #[test]
 fn the_agent_is_small() {
@@ -150,4 +151,15 @@ fn the_agent_explains_how_it_is_started() {
     assert!(
         run(&["--config", config.to_str().unwrap()]).contains("no configuration in its first 4096 bytes")
     );
+}
+
+#[tokio::test]
+async fn this_machine_is_not_renewed() {
+    let (link, _agent) = kiln::guest::link::local::spawn("slept").unwrap();
+    let waking = Waking { nonce: "slept".into(), machine_id: None };
+    let woken = Session::wake(link, &waking, Expect::new("new"), &patience()).await;
+    match woken.map(|_| ()) {
+        Err(GuestError::Refused(failed)) => assert_eq!(failed.kind, ErrorKind::Unsupported),
+        other => panic!("{other:?}"),
+    }
 }

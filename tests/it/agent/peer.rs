@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Collect, patience, shell};
-use kiln::guest::session::{Expect, Session};
+use kiln::guest::session::{Expect, Session, Waking};
 use kiln::guest::{Guest, GuestError, GuestFiles};
 use kiln_protocol::frame::{CHUNK, Decoder, Frame, Kind, header};
 use kiln_protocol::message::*;
@@ -344,4 +344,57 @@ async fn the_host_never_sends_more_input_than_its_window() {
     });
     assert!(matches!(result, Err(GuestError::Impatience(_))), "{result:?}");
     assert!(total <= WINDOW && total > WINDOW - 100, "{total}");
+}
+
+/// What a session gets to see that wakes this peer, which greets with these nonces, one after the other.
+async fn woken(nonces: &[&str], failed: Option<Failed>) -> (Result<Session, GuestError>, Vec<FromHost>) {
+    let (link, mut peer) = pair();
+    let waking =
+        Waking { nonce: "slept".into(), machine_id: Some("0123456789abcdef0123456789abcdef".into()) };
+    let p = patience();
+    let (session, heard) = tokio::join!(Session::wake(link, &waking, expect(), &p), async {
+        let mut heard = Vec::new();
+        for nonce in nonces {
+            peer.say(0, &FromAgent::Hello(Hello { nonce: (*nonce).into(), ..hello() })).await;
+            heard.extend(peer.hear_message().await.map(|(_, message)| message));
+        }
+        if let Some(failed) = failed {
+            peer.say(0, &FromAgent::Failed(failed)).await;
+        }
+        heard
+    });
+    (session, heard)
+}
+
+#[tokio::test]
+async fn who_wakes_is_renewed_before_anything_else() {
+    let now =
+        || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_micros() as u64;
+    let before = now();
+    let (session, heard) = woken(&["slept", &expect().nonce], None).await;
+    assert_eq!(session.unwrap().hello().nonce, expect().nonce);
+    let [FromHost::Renew(renew), FromHost::Welcome { version: VERSION, beat_ms: 50 }] = &heard[..] else {
+        panic!("{heard:?}");
+    };
+    assert!((before..=now()).contains(&renew.time_us));
+    assert_eq!((renew.entropy.len(), &renew.nonce), (64, &expect().nonce));
+    assert_eq!(renew.machine_id.as_deref(), Some("0123456789abcdef0123456789abcdef"));
+    let (_, again) = woken(&["slept", &expect().nonce], None).await;
+    let FromHost::Renew(other) = &again[0] else { panic!("{again:?}") };
+    assert_ne!(other.entropy, renew.entropy);
+}
+
+#[tokio::test]
+async fn who_wakes_as_somebody_else_is_turned_down() {
+    // Not the guest of that memory, though the nonce is this start's.
+    let (session, heard) = woken(&[&expect().nonce], None).await;
+    assert!(protocol(session.map(|_| ())).contains("another boot"), "{heard:?}");
+    assert!(matches!(&heard[..], [FromHost::Refused { .. }]), "{heard:?}");
+    // One that does not take the new nonce on.
+    let (session, heard) = woken(&["slept", "slept"], None).await;
+    assert!(protocol(session.map(|_| ())).contains("another boot"), "{heard:?}");
+    assert!(matches!(&heard[..], [FromHost::Renew(_), FromHost::Refused { .. }]), "{heard:?}");
+    let failed = Failed { kind: ErrorKind::Denied, message: "set the clock: Operation not permitted".into() };
+    let (session, _) = woken(&["slept"], Some(failed.clone())).await;
+    assert!(matches!(session.map(|_| ()), Err(GuestError::Refused(f)) if f == failed));
 }

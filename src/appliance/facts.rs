@@ -17,6 +17,8 @@ pub struct DiskFacts {
     pub architecture: Option<Architecture>,
     /// systemd's version, None without systemd.
     pub systemd: Option<u32>,
+    /// It brings its /etc/machine-id along; otherwise the first boot makes one.
+    pub machine_id: bool,
     pub cloud_init: Option<CloudInit>,
     /// Whether the network comes up without cloud-init.
     pub own_network: bool,

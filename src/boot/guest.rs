@@ -2,7 +2,7 @@
 
 use super::error::BootError;
 use super::ready::{self, NotReady, Ready, Waiting};
-use super::start::{BootRequest, CONSOLE_LINES, down_with, start};
+use super::start::{BootRequest, CONSOLE_LINES, Started, down_with, start};
 use crate::appliance::Alive;
 use crate::guest::session::Interaction;
 use crate::guest::{Guest, GuestError, GuestFiles, Interactive, Sink};
@@ -40,6 +40,16 @@ pub struct BootedGuest {
     watch: Arc<dyn Watch>,
     alive: RwLock<Arc<Alive>>,
     ready: RwLock<Ready>,
+    started: RwLock<Started>,
+}
+
+/// A guest that is on its way into a memory.
+pub(super) struct Lying {
+    pub request: BootRequest,
+    pub watch: Arc<dyn Watch>,
+    pub alive: Alive,
+    pub ready: Ready,
+    pub started: Started,
 }
 
 impl BootedGuest {
@@ -49,8 +59,31 @@ impl BootedGuest {
         watch: Arc<dyn Watch>,
         patience: &Patience,
     ) -> Result<BootedGuest, BootError> {
-        let (alive, ready) = up(&request, true, &*watch, patience).await?;
-        Ok(BootedGuest { request, watch, alive: RwLock::new(Arc::new(alive)), ready: RwLock::new(ready) })
+        let (alive, started, ready) = up(&request, true, &*watch, patience).await?;
+        Ok(BootedGuest::stand(Lying { request, watch, alive, ready, started }))
+    }
+
+    pub(super) fn stand(lying: Lying) -> BootedGuest {
+        let Lying { request, watch, alive, ready, started } = lying;
+        BootedGuest {
+            request,
+            watch,
+            alive: RwLock::new(Arc::new(alive)),
+            ready: RwLock::new(ready),
+            started: RwLock::new(started),
+        }
+    }
+
+    /// None: something is still going on with it.
+    pub(super) fn lie_down(self) -> Option<Lying> {
+        const WHOLE: &str = "no panic while held";
+        Some(Lying {
+            request: self.request,
+            watch: self.watch,
+            alive: Arc::into_inner(self.alive.into_inner().expect(WHOLE))?,
+            ready: self.ready.into_inner().expect(WHOLE),
+            started: self.started.into_inner().expect(WHOLE),
+        })
     }
 
     /// What the last boot left to say: failed units.
@@ -93,9 +126,10 @@ impl BootedGuest {
 
     /// The next boot, after the guest has reset its machine.
     pub async fn boot_again(&self, patience: &Patience) -> Result<(), BootError> {
-        let (alive, ready) = up(&self.request, false, &*self.watch, patience).await?;
+        let (alive, started, ready) = up(&self.request, false, &*self.watch, patience).await?;
         *self.alive.write().expect("no panic while held") = Arc::new(alive);
         *self.ready.write().expect("no panic while held") = ready;
+        *self.started.write().expect("no panic while held") = started;
         Ok(())
     }
 
@@ -137,9 +171,9 @@ async fn up(
     first: bool,
     watch: &dyn Watch,
     patience: &Patience,
-) -> Result<(Alive, Ready), BootError> {
+) -> Result<(Alive, Started, Ready), BootError> {
     let patience = patience.at_most(request.limit);
-    let alive = start(request, first, watch, &patience).await?;
+    let (alive, started) = start(request, first, watch, &patience).await?;
     let ready = {
         let tell = |w: Waiting| watch.waiting(w);
         let waiting = ready::wait(&alive.session, &tell, &patience);
@@ -152,7 +186,7 @@ async fn up(
         }
     };
     match ready {
-        Ok(ready) => Ok((alive, ready)),
+        Ok(ready) => Ok((alive, started, ready)),
         Err(NotReady::Guest(GuestError::Impatience(cancelled @ Impatience::Cancelled { .. }))) => {
             Err(cancelled.into())
         }

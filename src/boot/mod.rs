@@ -6,6 +6,7 @@ mod guest;
 mod ready;
 mod route;
 mod start;
+pub mod warm;
 
 pub use class::Class;
 pub use error::BootError;

@@ -4,12 +4,14 @@ use crate::appliance::DiskFacts;
 use crate::appliance::facts::InitrdKind;
 use crate::guest::inject::Route;
 use crate::model::Firmware;
+use serde::{Deserialize, Serialize};
 
 /// The oldest systemd that takes credentials from SMBIOS strings.
 const SMBIOS_SYSTEMD: u32 = 252;
 
 /// What of a disk decides how the agent can get in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Holds {
     /// systemd's major version.
     pub systemd: Option<u32>,

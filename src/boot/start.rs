@@ -12,6 +12,7 @@ use crate::machine::{Accelerator, Credential, DirectKernel, Disk, Exit, Machine,
 use crate::model::DiskFormat;
 use crate::support::files;
 use crate::support::wait::{Impatience, Patience};
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -41,7 +42,8 @@ pub struct BootRequest {
 }
 
 /// What becomes of cloud-init in the guest.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum CloudInit {
     /// It is not installed, or finds no seed and does what it does then.
     Alone,
@@ -68,20 +70,28 @@ impl BootRequest {
     }
 }
 
+/// What a machine was started as.
+#[derive(Clone, Debug)]
+pub(super) struct Started {
+    /// The request's, with what was injected.
+    pub spec: MachineSpec,
+    pub nonce: String,
+}
+
 /// Starts a machine and returns when its agent has greeted.
 pub(super) async fn start(
     request: &BootRequest,
     first: bool,
     watch: &dyn Watch,
     patience: &Patience,
-) -> Result<Alive, BootError> {
+) -> Result<(Alive, Started), BootError> {
     let nonce = nonce().map_err(|source| BootError::File { path: "/dev/urandom".into(), source })?;
     let spec = inject(request, &nonce, first, watch, patience).await?;
     let machine = Machine::start(&spec, &request.folder, patience).await?;
     watch.machine(machine.identity(), machine.folder());
     let link = machine.agent_link().expect("a machine has its link until somebody takes it");
     let begun = Instant::now();
-    let connecting = Session::connect(link, Expect::new(nonce), patience);
+    let connecting = Session::connect(link, Expect::new(&nonce), patience);
     tokio::pin!(connecting);
     let session = loop {
         tokio::select! {
@@ -101,7 +111,7 @@ pub(super) async fn start(
         watch.waiting(Waiting { what, since: begun.elapsed() });
     };
     match session {
-        Ok(session) => Ok(Alive { machine, session }),
+        Ok(session) => Ok((Alive { machine, session }, Started { spec, nonce })),
         Err(GuestError::Impatience(cancelled @ Impatience::Cancelled { .. })) => Err(cancelled.into()),
         Err(source) => {
             let class = Class::of(&machine.console_tail(CLASS_LINES), machine.exited().as_ref());

@@ -358,6 +358,15 @@ fn joined(prefix: &str, path: &Path) -> OsString {
     word
 }
 
+/// Gives a qcow2 overlay that nobody has open another name for its backing file, which holds the same.
+pub async fn stand_on(overlay: &Path, backing: &Path, patience: &Patience) -> Result<(), DiskError> {
+    let overlay = absolute(overlay)?;
+    let tool = Tool::new("qemu-img").args(["rebase", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b"]);
+    let tool = tool.arg(absolute(backing)?).arg(&overlay);
+    tool.run(patience).await.map_err(failed("renaming its backing file", &overlay))?;
+    Ok(())
+}
+
 /// Changes only the name by which a qcow2 overlay knows its backing file; the new one is no longer than the
 /// old. A bare name means the overlay's own folder. A machine that has the overlay open for reading does not
 /// mind: it looked at the name when it opened it.

@@ -60,6 +60,7 @@ impl Appliance {
             os: system.os,
             architecture: system.architecture,
             systemd: system.systemd,
+            machine_id: system.machine_id,
             cloud_init: system.cloud_init,
             own_network: system.own_network,
             guest_agent: system.guest_agent,

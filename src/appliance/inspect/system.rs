@@ -15,10 +15,17 @@ pub(super) struct System {
     pub os: OsRelease,
     pub architecture: Option<Architecture>,
     pub systemd: Option<u32>,
+    pub machine_id: bool,
     pub cloud_init: Option<CloudInit>,
     pub own_network: bool,
     pub guest_agent: bool,
     pub packages: Inventory,
+}
+
+/// Empty, and `uninitialized`, are for the first boot to replace.
+fn is_machine_id(text: &str) -> bool {
+    let text = text.trim();
+    text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 impl Look<'_> {
@@ -28,6 +35,7 @@ impl Look<'_> {
             os,
             architecture: self.architecture().await?,
             systemd: self.systemd().await?,
+            machine_id: is_machine_id(&self.text("/etc/machine-id", SMALL).await?),
             cloud_init: self.cloud_init().await?,
             own_network: self.own_network().await?,
             guest_agent: self.exists("/usr/sbin/qemu-ga").await? || self.exists("/usr/bin/qemu-ga").await?,

@@ -1,0 +1,203 @@
+//! The warm states of one home: `<home>/warm/<identity>/`.
+//!
+//! A folder appears whole, by one rename, and goes with its record first: what has none is no state but
+//! something to clear away. There are no locks: who wakes a guest while its state is removed meets a
+//! missing file and boots.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::error::file;
+use super::record::{RECORD, Record};
+use super::{Identity, Known, WarmError};
+use crate::support::files;
+
+/// Beside a machine's memory, a state has what its guest wrote while it booted, and what started it.
+const BESIDE: u64 = 1 << 30;
+
+#[derive(Clone, Debug)]
+pub struct Store {
+    home: PathBuf,
+    /// Bytes that all states together may have.
+    limit: u64,
+}
+
+/// A guest that can be woken.
+#[derive(Clone, Debug)]
+pub struct State {
+    pub(super) folder: PathBuf,
+    pub(super) record: Record,
+    kept: bool,
+}
+
+/// For people, and for who counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    pub identity: String,
+    pub title: String,
+    /// Digest of the disk that it is of.
+    pub disk: String,
+    pub bytes: u64,
+    pub created: i64,
+    pub used: SystemTime,
+}
+
+impl Store {
+    /// `limit` in bytes; 0 keeps none.
+    pub fn new(home: &Path, limit: u64) -> Store {
+        Store { home: home.into(), limit }
+    }
+
+    pub fn folder(&self) -> PathBuf {
+        self.home.join("warm")
+    }
+
+    /// Whether a guest with so much memory may be kept: it must not fill the host's disk.
+    pub fn has_room(&self, memory_mib: u64) -> bool {
+        let free = files::free_space(&self.home).unwrap_or(0);
+        self.limit > 0 && free > (memory_mib << 20) + BESIDE
+    }
+
+    /// The state of that identity. One that is not whole is an error, and gone afterwards.
+    pub fn find(&self, identity: &Identity) -> Result<Option<State>, WarmError> {
+        let folder = self.folder().join(&identity.digest);
+        let found = State::open(&folder, true);
+        let fits = |state: State| match state.record.parts == identity.parts {
+            true => Ok(state),
+            false => Err(WarmError::Foreign("it is of something else".into())),
+        };
+        let found = found.and_then(|state| state.map(fits).transpose());
+        if found.is_err() {
+            self.forget(&folder);
+        }
+        found
+    }
+
+    /// Every state, the longest unused first; what is none is cleared away.
+    pub fn list(&self) -> Vec<Listed> {
+        let mut all = Vec::new();
+        for folder in fs::read_dir(self.folder()).into_iter().flatten().flatten().map(|e| e.path()) {
+            match State::open(&folder, true) {
+                Ok(Some(state)) => all.push(state.listed()),
+                _ => self.forget(&folder),
+            }
+        }
+        all.sort_by(|a, b| a.used.cmp(&b.used).then(a.identity.cmp(&b.identity)));
+        all
+    }
+
+    /// Bytes of all states.
+    pub fn bytes(&self) -> u64 {
+        self.list().iter().map(|l| l.bytes).sum()
+    }
+
+    pub fn remove(&self, state: &State) {
+        self.forget(&state.folder);
+    }
+
+    /// Those of a disk that goes, too. Returns the bytes that this freed.
+    pub fn remove_of(&self, disk: &str) -> u64 {
+        let gone: Vec<Listed> = self.list().into_iter().filter(|l| l.disk == disk).collect();
+        gone.iter().for_each(|l| self.forget(&self.folder().join(&l.identity)));
+        gone.iter().map(|l| l.bytes).sum()
+    }
+
+    /// Takes a finished folder in, and drops what was unused longest for it. A state that there is no
+    /// room for stays where it is, to be woken from once.
+    pub(super) fn add(&self, staging: &Path, identity: &Identity) -> Result<State, WarmError> {
+        let mut state = State::open(staging, false)?
+            .ok_or_else(|| WarmError::Damaged { path: staging.into(), what: "it has no record".into() })?;
+        let bytes = state.record.bytes();
+        if bytes > self.limit {
+            return Ok(state);
+        }
+        let mut listed = self.list();
+        let mut all: u64 = listed.iter().map(|l| l.bytes).sum();
+        while all + bytes > self.limit && !listed.is_empty() {
+            let oldest = listed.remove(0);
+            all -= oldest.bytes;
+            self.forget(&self.folder().join(&oldest.identity));
+        }
+        let target = self.folder().join(&identity.digest);
+        let store = self.folder();
+        files::private_folder(&store).map_err(file("cannot make", &store))?;
+        File::open(staging).and_then(|f| f.sync_all()).map_err(file("cannot write", staging))?;
+        match fs::rename(staging, &target) {
+            // Somebody else was faster; theirs is as good.
+            Err(e) if matches!(e.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists) => {
+                return Ok(state);
+            }
+            renamed => renamed.map_err(file("cannot make", &target))?,
+        }
+        files::sync_folder_of(&target).map_err(file("cannot write", &store))?;
+        (state.folder, state.kept) = (target, true);
+        Ok(state)
+    }
+
+    /// What cannot be removed now is no state any more, and is tried again by who lists them.
+    fn forget(&self, folder: &Path) {
+        let _ = fs::remove_file(folder.join(RECORD));
+        let _ = fs::remove_dir_all(folder);
+    }
+}
+
+impl State {
+    fn open(folder: &Path, kept: bool) -> Result<Option<State>, WarmError> {
+        let Some(record) = Record::read(folder)? else { return Ok(None) };
+        let state = State { folder: folder.into(), record, kept };
+        for (name, piece) in &state.record.files {
+            let path = state.folder.join(name);
+            let length = fs::metadata(&path).map_err(file("cannot read", &path))?.len();
+            if length != piece.bytes {
+                let what = format!("{length} bytes are left of its {}", piece.bytes);
+                return Err(WarmError::Damaged { path, what });
+            }
+        }
+        let named = folder.file_name().is_some_and(|n| n.to_str() == Some(&state.identity().digest));
+        match named || !kept {
+            true => Ok(Some(state)),
+            false => Err(WarmError::Foreign("its folder has another name".into())),
+        }
+    }
+
+    pub fn known(&self) -> &Known {
+        &self.record.known
+    }
+
+    /// Whether it is there for the next time, too.
+    pub fn is_kept(&self) -> bool {
+        self.kept
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.record.bytes()
+    }
+
+    fn identity(&self) -> Identity {
+        Identity::of(self.record.parts.clone())
+    }
+
+    fn listed(&self) -> Listed {
+        let record = &self.record;
+        let used = fs::metadata(self.folder.join(RECORD)).and_then(|m| m.modified());
+        Listed {
+            identity: self.identity().digest,
+            title: record.title.clone(),
+            disk: record.parts.get("disk").cloned().unwrap_or_default(),
+            bytes: record.bytes(),
+            created: record.created,
+            used: used.unwrap_or(SystemTime::UNIX_EPOCH),
+        }
+    }
+
+    /// It was of use just now.
+    pub(super) fn touch(&self) {
+        // What could not be noted makes it the older one of two.
+        let _ = File::open(self.folder.join(RECORD)).and_then(|f| f.set_modified(SystemTime::now()));
+    }
+}
+
+#[cfg(test)]
+mod tests;

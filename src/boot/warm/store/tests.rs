@@ -1,0 +1,110 @@
+//! States of a few bytes: what is whole, what goes, and in which order.
+
+use super::*;
+use crate::boot::warm::record::{MEMORY, Piece};
+use crate::boot::{CloudInit, Holds};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+fn identity(disk: &str) -> Identity {
+    Identity::of(BTreeMap::from([("disk".to_owned(), disk.to_owned())]))
+}
+
+/// A finished folder with a memory of so many bytes.
+fn staged(home: &Path, disk: &str, bytes: usize) -> PathBuf {
+    let folder = home.join(format!("staged-{disk}"));
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join(MEMORY), vec![7; bytes]).unwrap();
+    let piece = Piece { bytes: bytes as u64, digest: "d".into() };
+    let record = Record {
+        schema: Record::schema(),
+        title: disk.into(),
+        parts: identity(disk).parts,
+        created: 1,
+        known: Known { holds: Holds::default(), cloud_init: CloudInit::Alone, failed_units: Vec::new() },
+        nonce: "n".into(),
+        own_machine_id: true,
+        machine_type: "pc-q35-7.2".into(),
+        shape: "s".into(),
+        qemu: "7.2.22".into(),
+        command_line: None,
+        extras: Vec::new(),
+        files: BTreeMap::from([(MEMORY.to_owned(), piece)]),
+    };
+    record.write(&folder).unwrap();
+    folder
+}
+
+fn add(store: &Store, home: &Path, disk: &str, bytes: usize) -> State {
+    let state = store.add(&staged(home, disk, bytes), &identity(disk)).unwrap();
+    // Clocks of file systems are coarse.
+    std::thread::sleep(Duration::from_millis(20));
+    state
+}
+
+fn titles(store: &Store) -> Vec<String> {
+    store.list().into_iter().map(|l| l.title).collect()
+}
+
+#[test]
+fn what_was_unused_longest_makes_room() {
+    let home = tempfile::tempdir().unwrap();
+    let store = Store::new(home.path(), 1000);
+    assert!(store.find(&identity("a")).unwrap().is_none());
+    for disk in ["a", "b", "c"] {
+        assert!(add(&store, home.path(), disk, 300).is_kept());
+    }
+    store.find(&identity("a")).unwrap().unwrap().touch();
+    std::thread::sleep(Duration::from_millis(20));
+    add(&store, home.path(), "d", 600);
+    assert_eq!(titles(&store), ["a", "d"]);
+    assert_eq!(store.bytes(), 900);
+    let large = add(&store, home.path(), "e", 1001);
+    assert!(!large.is_kept() && large.folder.ends_with("staged-e"));
+    assert_eq!(titles(&store), ["a", "d"], "nothing goes for what does not stay");
+    assert_eq!(store.remove_of("a"), 300);
+    assert_eq!(titles(&store), ["d"]);
+    assert!(!Store::new(home.path(), 0).has_room(1));
+}
+
+#[test]
+fn what_is_not_whole_is_told_once_and_is_gone() {
+    let home = tempfile::tempdir().unwrap();
+    let store = Store::new(home.path(), 1000);
+    let folder = |disk: &str| store.folder().join(identity(disk).digest);
+    let find = |disk: &str| store.find(&identity(disk));
+
+    add(&store, home.path(), "short", 100);
+    fs::write(folder("short").join(MEMORY), [7; 99]).unwrap();
+    let said = find("short").unwrap_err().to_string();
+    assert!(said.contains("99 bytes are left of its 100"), "{said}");
+    assert!(find("short").unwrap().is_none() && !folder("short").exists());
+
+    add(&store, home.path(), "broken", 100);
+    fs::write(folder("broken").join(RECORD), "{").unwrap();
+    assert!(matches!(find("broken"), Err(WarmError::Damaged { .. })));
+    assert!(!folder("broken").exists());
+
+    // Under the name of another one.
+    add(&store, home.path(), "one", 100);
+    fs::rename(folder("one"), folder("two")).unwrap();
+    assert!(matches!(find("two"), Err(WarmError::Foreign(_))));
+    assert!(!folder("two").exists());
+
+    // A removal that was cut short.
+    add(&store, home.path(), "half", 100);
+    fs::remove_file(folder("half").join(RECORD)).unwrap();
+    assert!(find("half").unwrap().is_none());
+    assert!(titles(&store).is_empty() && !folder("half").exists());
+}
+
+#[test]
+fn of_two_that_keep_the_same_the_first_counts_and_both_go_on() {
+    let home = tempfile::tempdir().unwrap();
+    let store = Store::new(home.path(), 1000);
+    let first = add(&store, home.path(), "a", 100);
+    let second = add(&store, home.path(), "a", 100);
+    assert!(first.is_kept() && !second.is_kept());
+    assert!(second.folder.join(MEMORY).is_file());
+    assert_eq!(titles(&store), ["a"]);
+}

@@ -20,4 +20,5 @@ mod stage;
 pub mod state;
 pub mod steps;
 pub mod usage;
+pub mod warm;
 pub mod workshop;

@@ -9,6 +9,7 @@ use super::machines::BuildWatch;
 use super::plan::Plan;
 use super::running::Running;
 use crate::appliance::{BootFiles, DiskFacts, Kit};
+use crate::boot::warm::Store;
 use crate::catalog::undo::UndoKind;
 use crate::catalog::{Catalog, CatalogError};
 use crate::disk::blocklist::BlockList;
@@ -64,6 +65,8 @@ pub struct Workshop {
     pub(super) visitor: Option<Arc<dyn Visitor>>,
     /// Somebody was in the guest: what is in it came from more than the plan.
     pub(super) touched: bool,
+    /// Where guests are kept that have booted; None: this build boots.
+    pub(super) warm: Option<Store>,
     /// The captured disk, in the store.
     pub(super) captured: Option<PathBuf>,
     /// What it holds.
@@ -83,6 +86,7 @@ impl Workshop {
         catalog: Arc<Catalog>,
         begun: &Begun,
         visitor: Option<Arc<dyn Visitor>>,
+        warm: Option<Store>,
     ) -> Workshop {
         let watch = Arc::new(BuildWatch::new(catalog.clone(), &begun.id, &begun.events));
         Workshop {
@@ -104,6 +108,7 @@ impl Workshop {
             running: None,
             visitor,
             touched: false,
+            warm,
             captured: None,
             blocks: None,
         }

@@ -1,6 +1,7 @@
 //! Building an image from a recipe file.
 
 use super::{Service, image, log};
+use crate::boot::warm::Store;
 use crate::build::begin::{Asked, Begun, begin, begin_again};
 use crate::build::driver::{Order, drive};
 use crate::build::event::{StageName, What};
@@ -173,7 +174,7 @@ pub struct Built {
     pub resumed: Option<String>,
 }
 
-/// Runs a begun build to its end.
+/// Runs a begun build to its end. With `warm`, its guest may be one that has booted before, kept there.
 ///
 /// # Errors
 /// The catalog cannot be written; how a build ends is in the verdict.
@@ -182,6 +183,7 @@ pub async fn run(
     plan: Plan,
     begun: Begun,
     on_error: OnError,
+    warm: Option<Store>,
     cancel: &CancellationToken,
 ) -> Result<Built, Failure> {
     let resumed = plan.layers.resume.as_ref().map(|r| r.layer.component.clone());
@@ -203,7 +205,7 @@ pub async fn run(
         keep: on_error.keep,
         events: begun.events.clone(),
     };
-    let workshop = Box::new(Workshop::new(plan, service.catalog.clone(), &begun, on_error.visitor));
+    let workshop = Box::new(Workshop::new(plan, service.catalog.clone(), &begun, on_error.visitor, warm));
     let driven = drive(&order, workshop, cancel).await;
     begun.events.close();
     let verdict = driven?;

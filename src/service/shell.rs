@@ -5,9 +5,11 @@ use super::run::{new_folder, remove, run_name};
 pub use super::subject::Moment;
 use super::subject::Subject;
 use crate::appliance::{Appliance, ApplianceError, BootFiles, DiskFacts, Kit};
-use crate::boot::{BootedGuest, CloudInit, Holds, Start, Watch};
+use crate::boot::warm::{Known, Store};
+use crate::boot::{BootRequest, BootedGuest, CloudInit, Holds, Start, Watch};
 use crate::build::lock::Lock;
 use crate::build::machines::{Hardware, Wanted};
+use crate::build::warm::{Stand, Warmth};
 use crate::disk;
 use crate::machine::accelerator::{Choice, resolve};
 use crate::machine::{Accelerator, Cache, Disk, Network, Qemu, default_cpu};
@@ -32,6 +34,9 @@ pub struct Options {
     pub keep: bool,
     /// The image as it was then.
     pub moment: Option<Moment>,
+    /// Where guests are kept that have booted; None: this one boots. A disk that stays is always of one
+    /// that has booted.
+    pub warm: Option<Store>,
 }
 
 /// A guest to look around in. Dropped, its machine is killed.
@@ -44,7 +49,8 @@ pub struct Shell {
     _lock: Lock,
 }
 
-/// Boots a throw-away overlay the fastest way there is, and returns when the guest is up.
+/// Boots a throw-away overlay the fastest way there is, or wakes one that has booted before, and returns when
+/// the guest is up.
 pub async fn open(
     service: &Service,
     name: &str,
@@ -68,8 +74,19 @@ pub async fn open(
         interface: subject.interface,
         network: options.network,
     };
+    let kit = Kit::ensure(&home.appliance(), subject.architecture, patience).await;
+    let kit = kit.map_err(|e| ApplianceError::from(e).failure())?;
     let (folder, lock) = new_folder(service, &subject.path_name, &subject.disk, options.keep)?;
-    match boot(service, &subject, &hardware, &folder, options.keep, watch, patience).await {
+    let looked_into = LookedInto {
+        subject: &subject,
+        hardware: &hardware,
+        folder: &folder,
+        keep: options.keep,
+        warm: options.warm.filter(|_| !options.keep),
+        kit,
+        watch,
+    };
+    match looked_into.guest(patience).await {
         Ok(guest) => Ok(Shell { title: subject.title, folder, guest, keep: options.keep, _lock: lock }),
         Err(failure) => {
             remove(&folder)?;
@@ -78,37 +95,75 @@ pub async fn open(
     }
 }
 
-async fn boot(
-    service: &Service,
-    subject: &Subject,
-    hardware: &Hardware,
-    folder: &Path,
+/// A disk, and the machine that it is looked at in.
+struct LookedInto<'a> {
+    subject: &'a Subject,
+    hardware: &'a Hardware,
+    folder: &'a Path,
     keep: bool,
+    warm: Option<Store>,
+    kit: Kit,
     watch: Arc<dyn Watch>,
-    patience: &Patience,
-) -> Result<BootedGuest, Failure> {
-    let overlay = folder.join("overlay.qcow2");
-    disk::create_overlay(&subject.disk, DiskFormat::Qcow2, &overlay, None, patience).await?;
-    let kit = Kit::ensure(&service.catalog.home().appliance(), subject.architecture, patience).await;
-    let kit = kit.map_err(|e| ApplianceError::from(e).failure())?;
-    let (facts, first) = survey(&kit, &overlay, hardware, folder, patience).await.map_err(|e| e.failure())?;
-    let mut request = Wanted {
-        name: &run_name(folder),
-        hardware,
-        disk: &overlay,
-        cache: if keep { Cache::Safe } else { Cache::Unsafe },
-        folder: folder.join("machine"),
-        holds: Holds::of(&facts),
-        start: Start::Fast,
-        cloud_init: CloudInit::Alone,
-        kit,
-        first,
-        limit: BOOT_LIMIT,
-        life: LIFE,
+}
+
+impl LookedInto<'_> {
+    async fn guest(&self, patience: &Patience) -> Result<BootedGuest, Failure> {
+        let Some(warmth) = self.warmth(patience).await? else { return Ok(self.boot(patience).await?.0) };
+        let request = |known: &Known| self.request(known.holds, None);
+        if let Some(guest) = warmth.wake(request, patience).await? {
+            return Ok(guest);
+        }
+        let (guest, facts) = self.boot(patience).await?;
+        match warmth.keep(guest, &facts, &self.folder.join("warm"), request, patience).await? {
+            Some(guest) => Ok(guest),
+            None => Ok(self.boot(patience).await?.0),
+        }
     }
-    .request()?;
-    request.hold_cloud_init_back(&facts, &run_name(folder));
-    BootedGuest::start(request, watch, patience).await.map_err(|e| e.failure())
+
+    async fn warmth(&self, patience: &Patience) -> Result<Option<Warmth>, Failure> {
+        let (Some(store), Some((digest, size))) = (&self.warm, &self.subject.fixed) else { return Ok(None) };
+        let stand = Stand {
+            title: &self.subject.title,
+            path: &self.subject.disk,
+            digest,
+            size: *size,
+            start: Start::Fast,
+        };
+        Warmth::of(store, self.hardware, stand, self.watch.clone(), patience).await
+    }
+
+    async fn boot(&self, patience: &Patience) -> Result<(BootedGuest, DiskFacts), Failure> {
+        let overlay = self.overlay();
+        disk::create_overlay(&self.subject.disk, DiskFormat::Qcow2, &overlay, None, patience).await?;
+        let surveyed = survey(&self.kit, &overlay, self.hardware, self.folder, patience).await;
+        let (facts, first) = surveyed.map_err(|e| e.failure())?;
+        let mut request = self.request(Holds::of(&facts), first)?;
+        request.hold_cloud_init_back(&facts, &run_name(self.folder));
+        let guest = BootedGuest::start(request, self.watch.clone(), patience).await;
+        Ok((guest.map_err(|e| e.failure())?, facts))
+    }
+
+    fn request(&self, holds: Holds, first: Option<BootFiles>) -> Result<BootRequest, Failure> {
+        Wanted {
+            name: &run_name(self.folder),
+            hardware: self.hardware,
+            disk: &self.overlay(),
+            cache: if self.keep { Cache::Safe } else { Cache::Unsafe },
+            folder: self.folder.join("machine"),
+            holds,
+            start: Start::Fast,
+            cloud_init: CloudInit::Alone,
+            kit: self.kit.clone(),
+            first,
+            limit: BOOT_LIMIT,
+            life: LIFE,
+        }
+        .request()
+    }
+
+    fn overlay(&self) -> PathBuf {
+        self.folder.join("overlay.qcow2")
+    }
 }
 
 async fn survey(

@@ -3,6 +3,7 @@
 use super::{Service, image};
 use crate::build::details::Details;
 use crate::build::layers;
+use crate::catalog::artifact::Artifact;
 use crate::catalog::image::Image;
 use crate::machine::Interface;
 use crate::model::{Architecture, Failure, FailureKind};
@@ -43,6 +44,8 @@ pub(super) struct Subject {
     pub disk: PathBuf,
     /// Of the disk in the artifact store.
     pub digest: Option<String>,
+    /// Of a disk that never changes: its digest, in hex, and the bytes that a guest sees.
+    pub fixed: Option<(String, u64)>,
     /// MiB.
     pub memory: u64,
     pub interface: Interface,
@@ -58,6 +61,7 @@ impl Subject {
                 architecture: base.architecture,
                 digest: None,
                 disk: base.disk,
+                fixed: Some((base.digest.trim_start_matches("sha256:").to_owned(), base.virtual_size)),
                 memory: MEMORY,
                 interface: Interface::Virtio,
             });
@@ -68,26 +72,27 @@ impl Subject {
     /// What an image's disk was before or after one of its components.
     pub fn at(service: &Service, name: &str, moment: &Moment) -> Result<Subject, Failure> {
         let image = image::newest_of_any_status(service, name)?;
-        let disk = layer_disk(service, &image, moment)?;
+        let layer = layer(service, &image, moment)?;
         let recorded = image.disk.is_some().then(|| Details::read(&image)).transpose()?;
         let (memory, interface) = recorded.map_or((MEMORY, Interface::Virtio), |d| (d.memory, interface(&d)));
         Ok(Subject {
             title: format!("{image} {moment}"),
             path_name: image.path_name(),
             architecture: image.architecture,
-            disk,
+            disk: service.catalog.artifact_path(&layer),
             digest: None,
+            fixed: Some((layer.digest, layer.virtual_size)),
             memory,
             interface,
         })
     }
 
     fn of_image(service: &Service, image: Image) -> Result<Subject, Failure> {
-        let (disk, memory, interface) = if image.disk.is_some() {
-            let (_, disk, details) = image::disk(service, &image)?;
-            (disk, details.memory, interface(&details))
+        let (disk, artifact, memory, interface) = if image.disk.is_some() {
+            let (artifact, disk, details) = image::disk(service, &image)?;
+            (disk, Some(artifact), details.memory, interface(&details))
         } else {
-            (kept_disk(service, &image)?, MEMORY, Interface::Virtio)
+            (kept_disk(service, &image)?, None, MEMORY, Interface::Virtio)
         };
         Ok(Subject {
             title: image.to_string(),
@@ -95,6 +100,7 @@ impl Subject {
             architecture: image.architecture,
             digest: image.disk,
             disk,
+            fixed: artifact.map(|a| (a.digest, a.virtual_size)),
             memory,
             interface,
         })
@@ -106,7 +112,7 @@ fn interface(details: &Details) -> Interface {
 }
 
 /// The layer that holds an image's disk as it was then.
-fn layer_disk(service: &Service, image: &Image, moment: &Moment) -> Result<PathBuf, Failure> {
+fn layer(service: &Service, image: &Image, moment: &Moment) -> Result<Artifact, Failure> {
     let layers = service.catalog.read(|t| t.layers_of(image.id))?;
     let labels: Vec<&str> = layers.iter().map(|l| l.component.as_str()).collect();
     let found = layers::position(labels.iter().copied(), moment.component());
@@ -133,11 +139,10 @@ fn layer_disk(service: &Service, image: &Image, moment: &Moment) -> Result<PathB
     let digest = digest.ok_or_else(|| {
         Failure::new(FailureKind::NotFound, format!("image {image} has no layer {moment}")).hint(listed())
     })?;
-    let artifact = service.catalog.read(|t| t.find_artifact(&digest))?.ok_or_else(|| {
+    service.catalog.read(|t| t.find_artifact(&digest))?.ok_or_else(|| {
         let message = format!("the layer of image {image} {moment} is not kept any more");
         Failure::new(FailureKind::NotFound, message).hint("A build makes it again.")
-    })?;
-    Ok(service.catalog.artifact_path(&artifact))
+    })
 }
 
 /// The component at which the newest build of the image failed.

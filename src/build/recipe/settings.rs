@@ -24,6 +24,8 @@ pub struct Settings {
     pub disk: DiskInterface,
     /// QEMU's name of a CPU model; None: what suits the accelerator.
     pub cpu: Option<String>,
+    /// Wake a guest that has booted before, where there is one, instead of booting one.
+    pub warm: bool,
     pub timeouts: Timeouts,
 }
 
@@ -62,6 +64,7 @@ impl Default for Settings {
             run: Lane::Booted,
             disk: DiskInterface::Virtio,
             cpu: None,
+            warm: false,
             timeouts: Timeouts { build: 12 * 3600, boot: 900, shutdown: 300 },
         }
     }
@@ -115,6 +118,7 @@ pub fn settings(node: &Node, folder: &Path, findings: &mut Findings) -> (Setting
         }
     }
     settings.cpu = fields.optional("cpu").and_then(|n| cpu(n, findings));
+    settings.warm = fields.optional("warm").and_then(|n| findings.boolean(n, "`warm`")).unwrap_or(false);
     if let Some(n) = fields.optional("timeouts") {
         timeouts(n, &mut settings.timeouts, findings);
     }

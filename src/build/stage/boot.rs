@@ -1,6 +1,7 @@
 //! boot: the machine of the first component comes up. A guest has the agent in it then, and has settled.
 
-use crate::boot::{BootedGuest, CloudInit, Holds, Start};
+use crate::appliance::{BootFiles, DiskFacts, Kit};
+use crate::boot::{BootRequest, BootedGuest, CloudInit, Holds, Start};
 use crate::build::begin::machine_folder;
 use crate::build::event::What;
 use crate::build::machines::{Hardware, Wanted, interface, network};
@@ -9,7 +10,18 @@ use crate::build::workshop::Workshop;
 use crate::machine::Cache;
 use crate::model::{Failure, Stage};
 use crate::support::wait::Patience;
+use std::path::PathBuf;
 use std::time::Duration;
+
+/// What a guest on the build's disk is booted with.
+pub(super) struct Boot {
+    pub stage: Stage,
+    pub facts: DiskFacts,
+    pub overlay: PathBuf,
+    pub hardware: Hardware,
+    pub kit: Kit,
+    pub first: Option<BootFiles>,
+}
 
 impl Workshop {
     pub(in crate::build) async fn boot(&mut self, patience: &Patience) -> Result<(), Failure> {
@@ -21,35 +33,54 @@ impl Workshop {
     }
 
     pub(super) async fn boot_guest(&mut self, stage: Stage, patience: &Patience) -> Result<(), Failure> {
-        let plan = self.plan.clone();
-        let (facts, overlay) = (self.facts()?.clone(), self.overlay()?.to_owned());
-        let settings = &plan.recipe.settings;
-        let hardware = self.hardware();
-        let timeouts = settings.timeouts;
-        let (kit, first) = (self.kit(patience).await?, self.boot_files.take());
-        let mut request = Wanted {
-            name: &self.build,
-            hardware: &hardware,
-            disk: &overlay,
-            // The disk is thrown away with the build if the host goes down.
-            cache: Cache::Unsafe,
-            folder: machine_folder(&self.folder),
-            holds: Holds::of(&facts),
-            start: plan.firmware.map_or(Start::Fast, Start::Real),
-            cloud_init: CloudInit::Alone,
-            kit,
-            first,
-            limit: Duration::from_secs(timeouts.boot),
-            life: Duration::from_secs(timeouts.build),
-        }
-        .request()?;
-        request.hold_cloud_init_back(&facts, &self.build);
-        self.note(stage, format!("the agent comes by {}", request.route));
-        let guest =
-            BootedGuest::start(request, self.watch.clone(), patience).await.map_err(|e| e.failure())?;
+        let boot = Boot {
+            stage,
+            facts: self.facts()?.clone(),
+            overlay: self.overlay()?.to_owned(),
+            hardware: self.hardware(),
+            kit: self.kit(patience).await?,
+            first: self.boot_files.take(),
+        };
+        // Before the first component there is nothing on the disk but what it stands on.
+        let warmth = if stage == Stage::Boot { self.warmth(patience).await? } else { None };
+        let guest = match warmth {
+            Some(warmth) => self.wake(&warmth, &boot, patience).await?,
+            None => self.boot_it(&boot, patience).await?,
+        };
         self.tell_failed_units(&guest);
         self.running = Some(Running::Guest(guest));
         Ok(())
+    }
+
+    pub(super) async fn boot_it(&self, boot: &Boot, patience: &Patience) -> Result<BootedGuest, Failure> {
+        let mut request = self.request(boot, Holds::of(&boot.facts))?;
+        request.hold_cloud_init_back(&boot.facts, &self.build);
+        self.note(boot.stage, format!("the agent comes by {}", request.route));
+        BootedGuest::start(request, self.watch.clone(), patience).await.map_err(|e| e.failure())
+    }
+
+    pub(super) fn request(&self, boot: &Boot, holds: Holds) -> Result<BootRequest, Failure> {
+        let timeouts = self.plan.recipe.settings.timeouts;
+        Wanted {
+            name: &self.build,
+            hardware: &boot.hardware,
+            disk: &boot.overlay,
+            // The disk is thrown away with the build if the host goes down.
+            cache: Cache::Unsafe,
+            folder: machine_folder(&self.folder),
+            holds,
+            start: self.start(),
+            cloud_init: CloudInit::Alone,
+            kit: boot.kit.clone(),
+            first: boot.first.clone(),
+            limit: Duration::from_secs(timeouts.boot),
+            life: Duration::from_secs(timeouts.build),
+        }
+        .request()
+    }
+
+    pub(super) fn start(&self) -> Start {
+        self.plan.firmware.map_or(Start::Fast, Start::Real)
     }
 
     pub(super) fn hardware(&self) -> Hardware {

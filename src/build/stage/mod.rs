@@ -8,3 +8,4 @@ mod prepare;
 mod provision;
 mod seal;
 mod test;
+mod warm;

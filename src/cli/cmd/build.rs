@@ -1,6 +1,7 @@
 //! `kiln build FILE`.
 
 use super::planning::{self, Caching, Recipe};
+use crate::boot::warm::Store;
 use crate::build::begin::Begun;
 use crate::build::layers::Reuse;
 use crate::build::plan::Plan;
@@ -32,10 +33,32 @@ pub struct Arguments {
     #[arg(long, conflicts_with_all = ["no_cache", "no_cache_from"])]
     locked: bool,
     #[command(flatten)]
+    warming: Warming,
+    #[command(flatten)]
     failing: Failing,
     /// Show the plan and stop
     #[arg(long)]
     dry_run: bool,
+}
+
+/// Whether a build's guest may be one that has booted before.
+#[derive(clap::Args)]
+pub struct Warming {
+    /// Wake a guest that has booted before instead of booting one, or keep this one for the next time; the
+    /// fresh machine of the tests always boots [default: as the recipe says, else no]
+    #[arg(long, overrides_with = "no_warm")]
+    warm: bool,
+    /// Boot, whatever the recipe says
+    #[arg(long, overrides_with = "warm")]
+    no_warm: bool,
+}
+
+impl Warming {
+    /// Where such guests are kept, if one is wanted.
+    pub fn store(&self, plan: &Plan, settings: &Settings) -> Result<Option<Store>, Failure> {
+        let wanted = self.warm || (plan.recipe.settings.warm && !self.no_warm);
+        wanted.then(|| settings.warm()).transpose()
+    }
 }
 
 /// What to do when a build fails.
@@ -131,8 +154,9 @@ pub async fn run(
             "note: {twin} is being made from the same inputs right now (kiln log {twin}); this is one more"
         );
     }
+    let warm = arguments.warming.store(&plan, settings)?;
     let begun = build::start(&service, &plan, &arguments.recipe.asked()?)?;
-    carry_out(&service, plan, begun, &arguments.failing, settings, cancel).await
+    carry_out(&service, plan, begun, &arguments.failing, warm, settings, cancel).await
 }
 
 /// Runs a begun build to its end, and tells of it.
@@ -141,6 +165,7 @@ pub async fn carry_out(
     plan: Plan,
     begun: Begun,
     failing: &Failing,
+    warm: Option<Store>,
     settings: &Settings,
     cancel: &CancellationToken,
 ) -> Result<u8, Failure> {
@@ -152,7 +177,7 @@ pub async fn carry_out(
             Arc::new(ShellThere { curtain: rendering.curtain(), on_error: on_failure }) as Arc<dyn Visitor>
         }),
     };
-    let built = build::run(service, plan, begun, on_error, cancel).await;
+    let built = build::run(service, plan, begun, on_error, warm, cancel).await;
     // The last lines come before the result.
     rendering.end().await;
     print(service, built?.into_result()?, settings)?;

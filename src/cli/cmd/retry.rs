@@ -1,6 +1,6 @@
 //! `kiln retry IMAGE`.
 
-use super::build::{self, Failing};
+use super::build::{self, Failing, Warming};
 use super::planning::{self, Caching, Recipe};
 use crate::cli::Settings;
 use crate::model::Failure;
@@ -19,6 +19,8 @@ pub struct Arguments {
     #[command(flatten)]
     caching: Caching,
     #[command(flatten)]
+    warming: Warming,
+    #[command(flatten)]
     failing: Failing,
 }
 
@@ -34,6 +36,7 @@ pub async fn run(
     arguments.failing.check(&reuse)?;
     let mut plan = planning::plan(&service, &recipe, settings, false, &reuse, cancel).await?;
     planning::warn(&plan.warnings);
+    let warm = arguments.warming.store(&plan, settings)?;
     let begun = service::build::restart(&service, &mut plan, image, &asked)?;
-    build::carry_out(&service, plan, begun, &arguments.failing, settings, cancel).await
+    build::carry_out(&service, plan, begun, &arguments.failing, warm, settings, cancel).await
 }

@@ -14,6 +14,9 @@ use tokio_util::sync::CancellationToken;
 ///
 /// The guest is booted the fastest way and entered through kiln's agent: no password, no key and no
 /// network are needed. A build's disk is there after `kiln build --on-error keep`.
+///
+/// The first time the guest is kept with its memory as it is after its boot, and later shells wake a copy of
+/// it, within a second or two (`keepWarm` in the settings says how much may be kept).
 #[derive(clap::Args)]
 #[command(after_help = "The exit code is that of the shell or command.")]
 pub struct Arguments {
@@ -37,6 +40,9 @@ pub struct Arguments {
     /// Keep what is written there, in a disk of its own; the image stays as it is
     #[arg(long)]
     keep: bool,
+    /// Boot it, whatever is kept warm, and keep nothing warm; --keep does so, too
+    #[arg(long)]
+    no_warm: bool,
 }
 
 pub async fn run(
@@ -52,8 +58,9 @@ pub async fn run(
         NetworkKind::UserRestricted => Network::User { restricted: true, forwards: Vec::new() },
     };
     let moment = arguments.before.map(Moment::Before).or(arguments.after.map(Moment::After));
+    let warm = if arguments.no_warm { None } else { Some(settings.warm()?) };
     let (choice, memory, keep) = (settings.accel.into(), arguments.memory, arguments.keep);
-    let options = Options { choice, memory, network, keep, moment };
+    let options = Options { choice, memory, network, keep, moment, warm };
     let watch = Arc::new(Teller::new(settings));
     let shell = shell::open(&service, &arguments.image, options, watch, &patience).await?;
     if arguments.command.is_empty() && terminal::is_interactive() {

@@ -1,4 +1,4 @@
-//! `settings.yaml` in the home folder: what component documents may ask of this host.
+//! `settings.yaml` in the home folder: what component documents may ask of this host, and what kiln keeps.
 
 use super::aws;
 use crate::component::fetch::s3::{Buckets, S3};
@@ -13,12 +13,16 @@ use std::sync::Arc;
 /// GiB of downloads that are kept, unless the settings say otherwise.
 const KEPT: u64 = 10;
 
+/// GiB of warm states that are kept, unless the settings say otherwise.
+const WARM: u64 = 4;
+
 /// What the file says.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Documents {
     networks: Vec<Network>,
     kept: Option<u64>,
     s3: Section,
+    warm: Option<u64>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -63,6 +67,11 @@ impl Documents {
             true => Err(Failure::from_findings("kiln's settings cannot be used", findings.into_sorted())),
             false => Ok(documents),
         }
+    }
+
+    /// Bytes that warm states may have.
+    pub fn warm(&self) -> u64 {
+        self.warm.unwrap_or(WARM) << 30
     }
 
     /// `folder` is where downloads are kept.
@@ -113,21 +122,23 @@ fn file(root: &Node, findings: &mut Findings) -> Documents {
                 None => {}
             }
         }
-        documents.kept = inner.optional("keepDownloads").and_then(|node| gibibytes(node, findings));
+        documents.kept =
+            inner.optional("keepDownloads").and_then(|node| gibibytes(node, "keepDownloads", findings));
         if let Some(node) = inner.optional("s3") {
             documents.s3 = section(node, findings);
         }
         inner.finish(findings);
     }
+    documents.warm = fields.optional("keepWarm").and_then(|node| gibibytes(node, "keepWarm", findings));
     fields.finish(findings);
     documents
 }
 
-fn gibibytes(node: &Node, findings: &mut Findings) -> Option<u64> {
-    let number = findings.integer(node, "`keepDownloads` (GiB)")?;
+fn gibibytes(node: &Node, name: &str, findings: &mut Findings) -> Option<u64> {
+    let number = findings.integer(node, &format!("`{name}` (GiB)"))?;
     let found = u64::try_from(number).ok().filter(|n| *n <= 1 << 20);
     if found.is_none() {
-        findings.error(node.span, "out-of-range", format!("`keepDownloads` is {number}; GiB from 0 on"));
+        findings.error(node.span, "out-of-range", format!("`{name}` is {number}; GiB from 0 on"));
     }
     found
 }
@@ -178,9 +189,11 @@ mod tests {
   networks: [10.0.0.0/8]
   keepDownloads: 3
   s3: {buckets: [a-*, b.c], endpoint: 'http://h:9000', region: x, profile: p, pathStyle: false, anonymous: true}
+keepWarm: 2
 ",
         )
         .unwrap();
+        assert_eq!(documents.warm(), 2 << 30);
         let fetching = documents.fetching(Runner::Guest, "/none".as_ref());
         assert_eq!(fetching.networks, ["10.0.0.0/8".parse().unwrap()]);
         let s3 = fetching.s3.unwrap();
@@ -205,7 +218,7 @@ mod tests {
     #[test]
     fn mistakes_are_told_all_at_once() {
         let told = load(
-            "documents: {networks: [lan], keepDownloads: -1, s3: {endpoint: minio, bucket: x}}\ndocument: {}\n",
+            "documents: {networks: [lan], keepDownloads: -1, s3: {endpoint: minio, bucket: x}}\ndocument: {}\nkeepWarm: lots\n",
         )
         .unwrap_err();
         for part in [
@@ -213,6 +226,7 @@ mod tests {
             "GiB from 0 on",
             "no http or https",
             "no field `bucket`",
+            "`keepWarm` (GiB)",
             "did you mean `documents`",
         ] {
             assert!(told.contains(part), "{part}: {told}");

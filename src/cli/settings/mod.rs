@@ -7,6 +7,7 @@ pub use documents::Runner;
 
 use documents::Documents;
 
+use crate::boot::warm;
 use crate::component::fetch::Fetching;
 use crate::machine::accelerator::Choice;
 use crate::model::{Failure, FailureKind};
@@ -57,6 +58,14 @@ impl Settings {
 }
 
 impl Settings {
+    /// Where guests are kept that have booted.
+    ///
+    /// # Errors
+    /// What is wrong with settings.yaml.
+    pub fn warm(&self) -> Result<warm::Store, Failure> {
+        Ok(warm::Store::new(&self.home, Documents::load(&self.home)?.warm()))
+    }
+
     /// What documents may fetch, by whom they are run.
     ///
     /// # Errors

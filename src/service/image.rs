@@ -1,6 +1,7 @@
 //! Images: list, show, export, remove.
 
 use super::{Service, run};
+use crate::boot::warm::Store;
 use crate::build::details::Details;
 use crate::catalog::CatalogError;
 use crate::catalog::artifact::Artifact;
@@ -214,6 +215,11 @@ pub fn remove(service: &Service, image: Image) -> Result<Removed, Failure> {
     }
     let before = service.catalog.read(|t| t.list_artifacts())?;
     let dropped = service.catalog.collect()?;
-    let freed = before.iter().filter(|a| dropped.contains(&a.digest)).map(|a| a.bytes).sum();
+    let mut freed = before.iter().filter(|a| dropped.contains(&a.digest)).map(|a| a.bytes).sum();
+    // A base image's disk is also outside the store, and stays.
+    let bases = service.bases.list().map_err(Failure::from)?;
+    let gone = dropped.iter().filter(|d| !bases.iter().any(|b| b.digest.ends_with(d.as_str())));
+    let warm = Store::new(service.catalog.home().root(), 0);
+    freed += gone.map(|digest| warm.remove_of(digest)).sum::<u64>();
     Ok(Removed { image, freed })
 }

@@ -1,5 +1,8 @@
 //! Warm states: memories of machines that stood still, and what goes on from them.
 
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kiln::appliance::{Alive, Kit};
@@ -12,6 +15,7 @@ use kiln_protocol::message::Operation;
 
 use crate::boot::home;
 use crate::bootsector::{Program, spec};
+use crate::build::Bench;
 use crate::support::{Folder, accelerator, patience, until};
 
 /// A guest that says `on` once, and `x` for ever after.
@@ -178,4 +182,121 @@ async fn two_guests_of_one_memory_are_two_guests() {
     let strange = Waking { nonce: "another".into(), machine_id: None };
     let error = rouse(&again, &spec, &folder.join("four"), &strange, &patience(60)).await.map(|_| ());
     assert!(matches!(error, Err(WarmError::Asleep(GuestError::Protocol(_)))), "{error:?}");
+}
+
+const BASE: &str = "debian-12-minimal";
+
+/// Says who it is, then its clock for each line that it is sent.
+const SCRIPT: &str = "cat /etc/machine-id /proc/sys/kernel/random/boot_id; od -An -tx8 -N16 /dev/urandom; \
+                      while read -r line; do echo $EPOCHREALTIME; done; \
+                      logger -t kiln-test woken; for i in 1 2 3 4 5 6 7 8 9; do sleep 1; \
+                      journalctl -qt kiln-test | grep -c woken && break; done";
+
+/// What a guest said, and how far its clock was from ours at worst.
+#[derive(Debug)]
+struct Said {
+    machine_id: String,
+    boot_id: String,
+    random: String,
+    clock: Duration,
+    notes: String,
+}
+
+fn shell(bench: &Bench) -> Said {
+    let mut kiln =
+        bench.kiln(&["--progress", "plain", "shell", BASE, "--network", "none", "--memory", "512"]);
+    kiln.args(["--", "bash", "-c", SCRIPT]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut kiln = kiln.stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(kiln.stdout.take().unwrap()).lines();
+    let mut keys = kiln.stdin.take().unwrap();
+    let mut next = || lines.next().map(Result::unwrap).unwrap_or_default();
+    let (machine_id, boot_id, random) = (next(), next(), next());
+    let mut clock = Duration::MAX;
+    for _ in 0..20 {
+        let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let asked = now();
+        keys.write_all(b"\n").unwrap();
+        let seconds: f64 = next().parse().unwrap();
+        let (answered, told) = (now(), Duration::from_secs_f64(seconds));
+        // However long the question and the answer were on their way.
+        clock = clock.min(told.abs_diff(asked).max(told.abs_diff(answered)));
+    }
+    drop(keys);
+    assert_eq!(next(), "1", "journald goes on under the new machine id");
+    let output = kiln.wait_with_output().unwrap();
+    let notes = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{notes}");
+    Said { machine_id, boot_id, random, clock, notes }
+}
+
+/// The only state of the home.
+fn state(bench: &Bench) -> PathBuf {
+    let mut all = std::fs::read_dir(bench.folder.join("home/warm")).unwrap().flatten().map(|e| e.path());
+    let state = all.next().expect("something is kept warm");
+    assert!(all.next().is_none() && state.join("state.json").is_file());
+    state
+}
+
+#[test]
+fn shells_and_builds_wake_what_has_booted_and_boot_when_it_is_damaged() {
+    let bench = Bench::new("warm");
+    let first = shell(&bench);
+    assert!(first.notes.contains("kept debian-12-minimal warm"), "{first:?}");
+    let state = state(&bench);
+    let (second, third) = std::thread::scope(|threads| {
+        let (a, b) = (threads.spawn(|| shell(&bench)), threads.spawn(|| shell(&bench)));
+        (a.join().unwrap(), b.join().unwrap())
+    });
+    for said in [&second, &third] {
+        assert!(said.notes.contains("woke from a warm state of debian-12-minimal"), "{said:?}");
+        // One boot, three guests.
+        assert_eq!(said.boot_id, first.boot_id);
+    }
+    let all = [&first, &second, &third];
+    for (index, said) in all.iter().enumerate() {
+        assert!(said.clock < Duration::from_millis(100), "{said:?}");
+        assert_eq!(said.machine_id.len(), 32);
+        for other in &all[..index] {
+            assert_ne!(said.machine_id, other.machine_id);
+            assert_ne!(said.random, other.random);
+        }
+    }
+
+    // A build of the same disk in the same machine wakes the same guest, reboots it in the ordinary way,
+    // and keeps layers of it.
+    bench.write(
+        "recipe.yaml",
+        &format!(
+            "name: warmed\nversion: 1.0.0\nparentImage: {BASE}\ncomponents: [./made.yml]\n\
+             kiln: {{network: none, memory: 512, warm: true}}\n"
+        ),
+    );
+    bench.write(
+        "made.yml",
+        "name: made\nschemaVersion: 1.0\nphases:\n  - name: build\n    steps:\n      \
+         - {name: Make, action: ExecuteBash, inputs: {commands: [cat /proc/sys/kernel/random/boot_id > /etc/made]}}\n",
+    );
+    let built = bench.run(&["--progress", "plain", "build", "recipe.yaml"]);
+    let said = String::from_utf8_lossy(&built.stderr).into_owned();
+    assert!(built.status.success() && said.contains("woke from a warm state of debian-12-minimal"), "{said}");
+    let image = bench.json(&["image", "show", "warmed"]);
+    assert_eq!(image["status"], "AVAILABLE", "{image}");
+
+    // One bit of what is kept: the guest boots, and what it was is kept anew.
+    let memory = state.join("memory");
+    let mut bytes = std::fs::read(&memory).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&memory, bytes).unwrap();
+    let booted = shell(&bench);
+    assert!(booted.notes.contains("no warm start of debian-12-minimal, so it boots"), "{booted:?}");
+    assert!(booted.notes.contains("kept debian-12-minimal warm"), "{booted:?}");
+    assert_ne!(booted.boot_id, first.boot_id);
+
+    // What stood on the base goes with it.
+    assert!(bench.run(&["image", "remove", "warmed"]).status.success());
+    assert!(state.is_dir());
+    assert!(bench.run(&["base", "remove", BASE]).status.success());
+    assert!(!state.exists());
+    assert_eq!(std::fs::read_dir(bench.folder.join("home/runs")).unwrap().count(), 0, "nothing stays");
 }

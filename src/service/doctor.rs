@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::base;
+use crate::boot::warm::Store;
 use crate::disk;
 use crate::machine::accelerator::{self, Choice, Freshness};
 use crate::machine::{Accelerator, MachineError, Qemu, default_cpu, firmware};
@@ -83,6 +84,7 @@ pub async fn examine(choice: Choice, home: &Path, patience: &Patience) -> Result
     checks.push(base_tools(architecture));
     checks.push(namespaces(patience).await);
     checks.push(space(home));
+    checks.push(warm_states(home));
     checks.extend(memory());
     Ok(Report { checks })
 }
@@ -249,6 +251,16 @@ fn space(home: &Path) -> Check {
     }
 }
 
+/// For who wonders where the space is: they may go at any time.
+fn warm_states(home: &Path) -> Check {
+    let store = Store::new(home, 0);
+    let all = store.list();
+    let bytes = all.iter().map(|l| l.bytes).sum();
+    let found =
+        format!("{} guests kept after their boot, {} in {}", all.len(), gib(bytes), store.folder().display());
+    Check::good("warm-states", found)
+}
+
 fn memory() -> Option<Check> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
@@ -288,6 +300,7 @@ mod tests {
             "base-tools",
             "namespaces",
             "space",
+            "warm-states",
             "memory",
         ];
         assert_eq!(names, all);

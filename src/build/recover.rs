@@ -142,6 +142,7 @@ pub fn reconcile(catalog: &Catalog) -> Result<Vec<Reconciled>, CatalogError> {
     }
     remove_dead_runs(catalog);
     catalog.sweep_artifacts()?;
+    catalog.collect()?;
     Ok(done)
 }
 

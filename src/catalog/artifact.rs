@@ -1,8 +1,8 @@
 //! Artifacts: read-only files by digest, in one folder, so that an overlay names its
 //! backing file by its bare name and the home folder can be moved.
 //!
-//! What pins an artifact is a row that refers to it: an image's disk or parent, a layer, a build
-//! that is at work, another artifact that is an overlay on it. [`Catalog::collect`] drops the rest.
+//! What pins an artifact is a row that refers to it: an image's disk or parent, a layer, the pin of a
+//! build or a run, another artifact that is an overlay on it. [`Catalog::collect`] drops the rest.
 
 use super::{Catalog, CatalogError, Doing, Result, Transaction};
 use crate::model::Inventory;
@@ -108,6 +108,28 @@ impl Catalog {
         Ok(target)
     }
 
+    /// Moves a finished file of the home folder into the store, under the name that its row gives it, and
+    /// does `more` in the transaction that writes the row: nobody sees the one without the other. Blocks
+    /// for as long as the disk takes.
+    pub fn take_in(
+        &self,
+        file: &Path,
+        artifact: &Artifact,
+        more: impl FnOnce(&Transaction) -> Result<()>,
+    ) -> Result<()> {
+        // What takes long comes before the lock.
+        File::open(file).and_then(|f| f.sync_all()).map_err(|source| CatalogError::Io {
+            doing: "flush to disk",
+            path: file.to_owned(),
+            source,
+        })?;
+        self.write(|t| {
+            self.store_file_as(file, &artifact.file_name())?;
+            t.add_artifact(artifact)?;
+            more(t)
+        })
+    }
+
     /// Takes in a read-only file that is kept elsewhere in the home folder too: a base image's
     /// disk. It is linked, so it costs no space and outlives its first name. The digest is what
     /// its owner measured; the row is the caller's next write.
@@ -125,6 +147,7 @@ impl Catalog {
     /// Returns their digests.
     pub fn collect(&self) -> Result<Vec<String>> {
         let mut dropped = Vec::new();
+        self.write(|t| t.release_pins())?;
         loop {
             let round = self.write(|t| t.unpin_round())?;
             if round.is_empty() {
@@ -250,6 +273,19 @@ impl Transaction<'_> {
             .execute("UPDATE artifacts SET free = ?2 WHERE digest = ?1", (digest, free as i64))
             .or_doing("note a disk's free space")?;
         Ok(())
+    }
+
+    /// The artifact that a file of the artifact folder is.
+    pub fn artifact_of_file(&self, name: &str) -> Result<Option<Artifact>> {
+        let sql = format!("SELECT {COLUMNS} FROM artifacts WHERE file = ?1 OR digest || '.' || format = ?1");
+        self.sql.query_row(&sql, [name], artifact).optional().or_doing("read an artifact")
+    }
+
+    /// Digests that an image, a build or a run refers to itself.
+    pub fn held_artifacts(&self) -> Result<Vec<String>> {
+        let sql = "SELECT disk FROM images WHERE disk IS NOT NULL
+                   UNION SELECT parent FROM images WHERE parent IS NOT NULL UNION SELECT disk FROM pins";
+        self.rows("list what is needed", sql, [], |r| r.get(0))
     }
 
     pub fn list_artifacts(&self) -> Result<Vec<Artifact>> {

@@ -58,7 +58,7 @@ impl Transaction<'_> {
                 (id, self.now, summary),
             )
             .or_doing("end a build")?;
-        self.unpin(id)
+        Ok(())
     }
 
     pub fn build(&self, id: &str) -> Result<Build> {

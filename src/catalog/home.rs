@@ -34,6 +34,11 @@ impl Home {
         self.builds().join(id)
     }
 
+    /// The disk that a build works on, which a failed one may keep.
+    pub fn build_disk(&self, id: &str) -> PathBuf {
+        self.build(id).join("overlay.qcow2")
+    }
+
     pub fn appliance(&self) -> PathBuf {
         self.0.join("appliance")
     }

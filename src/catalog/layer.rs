@@ -37,6 +37,9 @@ pub struct ImageLayer {
     pub reused: bool,
 }
 
+/// Begins the name by which a run pins.
+const RUN: &str = "runs/";
+
 const COLUMNS: &str = "key, disk, modified, recipe, component, position, parts, build, created, used";
 
 fn layer(r: &Row) -> rusqlite::Result<Layer> {
@@ -114,16 +117,51 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// The build works on this disk: it stays until [`Transaction::unpin`].
+    /// The disk stays for this build: until its end, and as long as its own disk is kept after that.
     pub fn pin(&self, build: &str, disk: &str) -> Result<()> {
         let sql = "INSERT INTO pins (build, disk) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
         self.sql.execute(sql, [build, disk]).or_doing("pin a disk")?;
         Ok(())
     }
 
-    pub fn unpin(&self, build: &str) -> Result<()> {
-        self.sql.execute("DELETE FROM pins WHERE build = ?1", [build]).or_doing("unpin a build's disks")?;
+    /// The disk stays as long as there is a folder of this name among the home's runs.
+    pub fn pin_for_run(&self, run: &str, disk: &str) -> Result<()> {
+        self.pin(&format!("{RUN}{run}"), disk)
+    }
+
+    /// Drops the pins of those who have come to their end.
+    pub fn release_pins(&self) -> Result<()> {
+        let sql = "SELECT DISTINCT p.build, b.id IS NOT NULL AND b.ended IS NULL
+                   FROM pins p LEFT JOIN builds b ON b.id = p.build";
+        let holders: Vec<(String, bool)> =
+            self.rows("list the pins", sql, [], |r| Ok((r.get(0)?, r.get(1)?)))?;
+        for (holder, runs) in holders {
+            let lives = match holder.strip_prefix(RUN) {
+                Some(run) => self.home.runs().join(run).exists(),
+                None => runs || self.home.build_disk(&holder).exists(),
+            };
+            if !lives {
+                let dropped = self.sql.execute("DELETE FROM pins WHERE build = ?1", [&holder]);
+                dropped.or_doing("unpin disks")?;
+            }
+        }
         Ok(())
+    }
+
+    /// What stands on the one disk is not changed by it; what is the other's from now on was the one's.
+    pub fn swap_disk(&self, one: &str, other: &str, modified: i64) -> Result<()> {
+        let swap = |sql: &str| self.sql.execute(sql, (one, other, modified)).or_doing("swap a layer's disk");
+        swap("UPDATE layers SET disk = ?2, modified = ?3 WHERE disk = ?1")?;
+        swap("UPDATE image_layers SET disk = ?2 WHERE disk = ?1 AND ?3 IS NOT NULL")?;
+        Ok(())
+    }
+
+    /// When the layer's file was written last that is this disk.
+    pub fn modified(&self, disk: &str) -> Result<Option<i64>> {
+        self.sql
+            .query_row("SELECT modified FROM layers WHERE disk = ?1", [disk], |r| r.get(0))
+            .optional()
+            .or_doing("read a layer")
     }
 
     pub fn note_image_layer(&self, image: i64, layer: &ImageLayer) -> Result<()> {

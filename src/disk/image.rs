@@ -214,6 +214,15 @@ pub async fn create_overlay_unopened(
     Ok(())
 }
 
+/// Makes an overlay stand on a file further down its chain, and hold what lay between. The guest's disk stays
+/// the same. Nothing else may use the overlay.
+pub async fn rebase(overlay: &Path, backing: &Path, patience: &Patience) -> Result<(), DiskError> {
+    let (overlay, backing) = (absolute(overlay)?, absolute(backing)?);
+    let tool = Tool::new("qemu-img").args(["rebase", "-q", "-f", "qcow2", "-F", "qcow2", "-b"]);
+    tool.arg(&backing).arg(&overlay).run(patience).await.map_err(failed("merging its chain", &overlay))?;
+    Ok(())
+}
+
 /// Looks at an image file, safe also for files from strangers: nothing but the file itself is opened.
 pub async fn info(path: &Path, format: Format, patience: &Patience) -> Result<Info, DiskError> {
     let path = absolute(path)?;
@@ -489,6 +498,39 @@ mod tests {
         assert!(rename_backing(&base, "b").is_err(), "a raw disk has no header");
         let refused = info.require_self_contained(&overlay).unwrap_err();
         assert!(matches!(refused, DiskError::NotSelfContained { .. }), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn what_lay_between_is_in_a_rebased_overlay() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().join("0.qcow2");
+        let flat = |path: PathBuf| {
+            let raw = dir.path().join("flat.raw");
+            async move {
+                let p = patience();
+                convert(&path, Format::Qcow2, &raw, Format::Raw, None, &mut |_| (), &p).await.unwrap();
+                std::fs::read(raw).unwrap()
+            }
+        };
+        convert(&raw_disk(dir.path(), 8), Format::Raw, &base, Format::Qcow2, None, &mut |_| (), &patience())
+            .await
+            .unwrap();
+        let mut below = base.clone();
+        // Each writes to a place of its own, the second larger than what it stands on, the last zeros over data.
+        for (number, (write, size)) in
+            [("write -P 1 3M 100k", 8), ("write -P 2 9M 64k", 12), ("write -z 1M 64k", 12)].into_iter().enumerate()
+        {
+            let path = dir.path().join(format!("{}.qcow2", number + 1));
+            create_overlay(&below, Format::Qcow2, &path, Some(size << 20), &patience()).await.unwrap();
+            let tool = Tool::new("qemu-io").args(["-f", "qcow2", "-c", write]).arg(&path);
+            tool.run(&patience()).await.unwrap();
+            below = path;
+        }
+        let before = flat(below.clone()).await;
+        rebase(&below, &base, &patience()).await.unwrap();
+        let info = info(&below, Format::Qcow2, &patience()).await.unwrap();
+        assert_eq!(info.backing.as_deref(), Some(&*base));
+        assert!(flat(below).await == before, "the guest's disk is another");
     }
 
     #[tokio::test]

@@ -17,5 +17,5 @@ pub use crate::model::DiskFormat as Format;
 pub use foreign::{ForeignError, take_in};
 pub use image::{
     Check, Compression, DiskError, Info, check, convert, create_overlay, create_overlay_unopened, head, info,
-    rename_backing, sha256, stand_on, tool_version,
+    rebase, rename_backing, sha256, stand_on, tool_version,
 };

@@ -225,13 +225,14 @@ impl Layers {
             return Ok(Err(Some(over)));
         }
         let chain = catalog.read(|t| t.chain_of(&layer.disk))?;
-        for (depth, artifact) in chain.iter().enumerate() {
+        for artifact in &chain {
             let path = catalog.artifact_path(artifact);
             let Ok(found) = std::fs::metadata(&path) else {
                 return Ok(Err(Some(format!("{} of its layer is gone", path.display()))));
             };
             let modified = found.mtime() * 1_000_000_000 + found.mtime_nsec();
-            if found.len() != artifact.bytes || (depth == 0 && modified != layer.modified) {
+            let written = catalog.read(|t| t.modified(&artifact.digest))?;
+            if found.len() != artifact.bytes || written.is_some_and(|written| written != modified) {
                 return Ok(Err(Some(format!("{} of its layer was written to by somebody", path.display()))));
             }
         }

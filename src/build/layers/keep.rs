@@ -56,8 +56,7 @@ impl Workshop {
             return Ok(());
         }
         let begun = Instant::now();
-        let name = random::hexadecimal(16).map_err(|e| system("take random bytes for a layer's name", e))?;
-        let name = format!("layer-{name}.qcow2");
+        let name = new_name()?;
         let undo = self.acquire(UndoKind::Artifact, &name)?;
         let current =
             self.overlay.as_ref().map(|o| o.path.clone()).ok_or_else(|| out_of_order("there is no disk"))?;
@@ -93,7 +92,7 @@ impl Workshop {
             held_ms: frozen.held.as_millis() as u64,
             wall_ms: begun.elapsed().as_millis() as u64,
         });
-        Ok(())
+        self.shorten(patience).await
     }
 
     /// The machine's disk goes on in `next`. What it wrote to is whole then, if the guest held its writes.
@@ -214,6 +213,12 @@ enum NotKept {
     Broken(Box<Failure>),
 }
 
-fn system(doing: &str, source: std::io::Error) -> Failure {
+/// A layer is named before its content is known: what stands on it names it.
+pub(super) fn new_name() -> Result<String, Failure> {
+    let name = random::hexadecimal(16).map_err(|e| system("take random bytes for a layer's name", e))?;
+    Ok(format!("layer-{name}.qcow2"))
+}
+
+pub(super) fn system(doing: &str, source: std::io::Error) -> Failure {
     Failure::new(FailureKind::Environment, format!("cannot {doing}: {source}"))
 }

@@ -8,6 +8,7 @@ pub mod choice;
 mod hardware;
 mod keep;
 pub mod key;
+mod merge;
 mod parts;
 mod span;
 #[cfg(test)]

@@ -109,14 +109,14 @@ impl Catalog {
     }
 
     /// Moves a finished file of the home folder into the store, under the name that its row gives it, and
-    /// does `more` in the transaction that writes the row: nobody sees the one without the other. Blocks
-    /// for as long as the disk takes.
+    /// does `more` in the transaction that writes the row: nobody sees the one without the other. Where the
+    /// same content is there already, that one is used. Blocks for as long as the disk takes.
     pub fn take_in(
         &self,
         file: &Path,
         artifact: &Artifact,
         more: impl FnOnce(&Transaction) -> Result<()>,
-    ) -> Result<()> {
+    ) -> Result<Artifact> {
         // What takes long comes before the lock.
         File::open(file).and_then(|f| f.sync_all()).map_err(|source| CatalogError::Io {
             doing: "flush to disk",
@@ -124,9 +124,25 @@ impl Catalog {
             source,
         })?;
         self.write(|t| {
-            self.store_file_as(file, &artifact.file_name())?;
-            t.add_artifact(artifact)?;
-            more(t)
+            let name = artifact.file_name();
+            let stored = match (t.find_artifact(&artifact.digest)?, t.artifact_of_file(&name)?) {
+                (Some(same), _) => {
+                    remove_file(file)?;
+                    same
+                }
+                (None, Some(other)) => {
+                    let by = format!("the disk sha256 {}", other.digest);
+                    let next = "kiln store verify says what the file is.".into();
+                    return Err(CatalogError::InUse { what: format!("the file {name}"), by, next });
+                }
+                (None, None) => {
+                    self.store_file_as(file, &name)?;
+                    t.add_artifact(artifact)?;
+                    artifact.clone()
+                }
+            };
+            more(t)?;
+            Ok(stored)
         })
     }
 

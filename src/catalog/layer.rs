@@ -40,6 +40,10 @@ pub struct ImageLayer {
 /// Begins the name by which a run pins.
 const RUN: &str = "runs/";
 
+/// Digests of an artifact (?1) and of all that stand on it.
+const ABOVE: &str = "WITH RECURSIVE above(digest) AS (
+    VALUES (?1) UNION SELECT a.digest FROM artifacts a JOIN above ON a.backing = above.digest)";
+
 const COLUMNS: &str = "key, disk, modified, recipe, component, position, parts, build, created, used";
 
 fn layer(r: &Row) -> rusqlite::Result<Layer> {
@@ -186,11 +190,19 @@ impl Transaction<'_> {
 
     /// Layers whose disk is this artifact, or stands on it.
     pub fn layers_on(&self, artifact: &Artifact) -> Result<Vec<Layer>> {
-        let sql = format!(
-            "WITH RECURSIVE above(digest) AS (
-                 VALUES (?1) UNION SELECT a.digest FROM artifacts a JOIN above ON a.backing = above.digest)
-             SELECT {COLUMNS} FROM layers WHERE disk IN above ORDER BY used, id"
-        );
+        let sql = format!("{ABOVE} SELECT {COLUMNS} FROM layers WHERE disk IN above ORDER BY used, id");
         self.rows("list the layers on a disk", &sql, [&artifact.digest], layer)
+    }
+
+    /// Images whose disk is this artifact, or stands on it.
+    pub fn images_on(&self, artifact: &Artifact) -> Result<Vec<i64>> {
+        let sql = format!("{ABOVE} SELECT id FROM images WHERE disk IN above ORDER BY id");
+        self.rows("list the images on a disk", &sql, [&artifact.digest], |r| r.get(0))
+    }
+
+    /// Builds and runs that have pinned this artifact, or what stands on it.
+    pub fn pins_on(&self, artifact: &Artifact) -> Result<Vec<String>> {
+        let sql = format!("{ABOVE} SELECT DISTINCT build FROM pins WHERE disk IN above ORDER BY build");
+        self.rows("list who uses a disk", &sql, [&artifact.digest], |r| r.get(0))
     }
 }

@@ -518,7 +518,9 @@ mod tests {
         let mut below = base.clone();
         // Each writes to a place of its own, the second larger than what it stands on, the last zeros over data.
         for (number, (write, size)) in
-            [("write -P 1 3M 100k", 8), ("write -P 2 9M 64k", 12), ("write -z 1M 64k", 12)].into_iter().enumerate()
+            [("write -P 1 3M 100k", 8), ("write -P 2 9M 64k", 12), ("write -z 1M 64k", 12)]
+                .into_iter()
+                .enumerate()
         {
             let path = dir.path().join(format!("{}.qcow2", number + 1));
             create_overlay(&below, Format::Qcow2, &path, Some(size << 20), &patience()).await.unwrap();

@@ -1,5 +1,6 @@
 //! Building an image from a recipe file.
 
+use super::store::{self, Pruned};
 use super::{Service, image, log};
 use crate::boot::warm::Store;
 use crate::build::begin::{Asked, Begun, begin, begin_again};
@@ -109,10 +110,28 @@ pub fn newer(service: &Service, plan: &Plan, image: &Image) -> Result<Option<Ima
 }
 
 /// Registers the image and makes the build's folder. Subscribe to its events before [`run`].
-pub fn start(service: &Service, plan: &Plan, asked: &Asked) -> Result<Begun, Failure> {
+pub fn start(service: &Service, plan: &mut Plan, reuse: &Reuse, asked: &Asked) -> Result<Begun, Failure> {
     plan.check_host_space(service.catalog.home().root())?;
     plan.check_exports()?;
-    begin(&service.catalog, plan, asked)
+    with_layers(service, plan, reuse, |plan| begin(&service.catalog, plan, asked))
+}
+
+/// Layers that the plan counts on may go before its build pins them: then it starts from what there is.
+fn with_layers(
+    service: &Service,
+    plan: &mut Plan,
+    reuse: &Reuse,
+    begin: impl Fn(&Plan) -> Result<Begun, Failure>,
+) -> Result<Begun, Failure> {
+    loop {
+        let begun = begin(plan);
+        let gone = |plan: &mut Plan| {
+            plan.layers.choose_again(&plan.recipe.name.slug(), reuse, &service.catalog).map_err(Failure::from)
+        };
+        if begun.is_ok() || !gone(plan)? {
+            return begun;
+        }
+    }
 }
 
 /// An image whose build did not work, and how that build was asked for.
@@ -134,7 +153,13 @@ pub fn failed(service: &Service, name: &str) -> Result<(Image, Asked), Failure> 
 
 /// As [`start`], in the same build number: from the layer before what failed, or, when the disk was
 /// captured, from the stage that failed.
-pub fn restart(service: &Service, plan: &mut Plan, image: Image, asked: &Asked) -> Result<Begun, Failure> {
+pub fn restart(
+    service: &Service,
+    plan: &mut Plan,
+    reuse: &Reuse,
+    image: Image,
+    asked: &Asked,
+) -> Result<Begun, Failure> {
     plan.check_host_space(service.catalog.home().root())?;
     plan.check_exports()?;
     if plan.inputs != image.inputs {
@@ -149,7 +174,7 @@ pub fn restart(service: &Service, plan: &mut Plan, image: Image, asked: &Asked) 
         let distribute = summary["stage"] == Stage::Distribute.as_str();
         plan.route = plan.route.clone().from(if distribute { Stage::Distribute } else { Stage::Test });
     }
-    begin_again(&service.catalog, plan, image, asked)
+    with_layers(service, plan, reuse, |plan| begin_again(&service.catalog, plan, image.clone(), asked))
 }
 
 /// What to do about a build that fails.
@@ -172,9 +197,15 @@ pub struct Built {
     pub verdict: Verdict,
     /// The component that its first layer was the state after.
     pub resumed: Option<String>,
+    /// Its disk, as it was when the build failed.
+    disk_kept: bool,
+    /// Layers that were dropped to make room, when there were.
+    pub pruned: Vec<Pruned>,
 }
 
 /// Runs a begun build to its end. With `warm`, its guest may be one that has booted before, kept there.
+///
+/// Layers that only serve later builds may have `keep` bytes afterwards; None: as many as they will.
 ///
 /// # Errors
 /// The catalog cannot be written; how a build ends is in the verdict.
@@ -184,6 +215,7 @@ pub async fn run(
     begun: Begun,
     on_error: OnError,
     warm: Option<Store>,
+    keep: Option<u64>,
     cancel: &CancellationToken,
 ) -> Result<Built, Failure> {
     let resumed = plan.layers.resume.as_ref().map(|r| r.layer.component.clone());
@@ -211,7 +243,17 @@ pub async fn run(
     let verdict = driven?;
     let image = service.catalog.read(|t| t.image(begun.image.id))?;
     let report = write_report(service, &begun, &verdict);
-    Ok(Built { image, build: begun.id.clone(), folder: begun.folder.clone(), report, verdict, resumed })
+    let pruned = store::keep_within(service, keep)?;
+    Ok(Built {
+        image,
+        build: begun.id.clone(),
+        folder: begun.folder.clone(),
+        report,
+        verdict,
+        resumed,
+        disk_kept: service.catalog.home().build_disk(&begun.id).is_file(),
+        pruned,
+    })
 }
 
 /// One file that tells the whole build. A build is no worse for the lack of it.
@@ -283,7 +325,7 @@ impl Built {
                 ));
             }
             failure = failure.hint(format!("kiln retry {} tries it again from here.", self.image));
-            if self.folder.join("overlay.qcow2").is_file() {
+            if self.disk_kept {
                 failure = failure.hint(format!(
                     "The disk is kept: kiln shell {0} opens it, kiln image remove {0} frees it.",
                     self.image

@@ -189,7 +189,7 @@ pub fn remove(service: &Service, image: Image) -> Result<Removed, Failure> {
         );
     }
     let own = shown(service, image.clone())?.disk.map(|(_, path)| path);
-    let kept = builds.iter().map(|b| service.catalog.home().build(&b.id).join("overlay.qcow2"));
+    let kept = builds.iter().map(|b| service.catalog.home().build_disk(&b.id));
     if let Some(user) = own.into_iter().chain(kept).find_map(|disk| run::user_of(service, &disk)) {
         let message = format!("image {image} is in use: what lies in {} stands on its disk", user.display());
         return Err(Failure::new(FailureKind::Conflict, message)

@@ -10,6 +10,7 @@ pub mod lineage;
 pub mod log;
 pub mod run;
 pub mod shell;
+pub mod store;
 mod subject;
 
 use crate::base::Store;

@@ -77,7 +77,7 @@ pub async fn start(
         interface: if details.interface == "nvme" { Interface::Nvme } else { Interface::Virtio },
         network: options.network,
     };
-    let (folder, lock) = new_folder(service, &image.path_name(), &disk, options.keep)?;
+    let (folder, lock) = new_folder(service, &image.path_name(), Some(&disk), options.keep)?;
     let run = async {
         let overlay = folder.join("overlay.qcow2");
         disk::create_overlay(&disk, DiskFormat::Qcow2, &overlay, None, patience).await?;
@@ -146,11 +146,12 @@ pub(super) fn user_of(service: &Service, disk: &Path) -> Option<PathBuf> {
     folders.map(|f| f.path()).find(stands)
 }
 
-/// A folder of its own with its lock held, not to be taken for a dead run's.
+/// A folder of its own with its lock held, not to be taken for a dead run's. The disk that an overlay
+/// there is to stand on stays as long as the folder does.
 pub(super) fn new_folder(
     service: &Service,
     name: &str,
-    disk: &Path,
+    disk: Option<&Path>,
     keep: bool,
 ) -> Result<(PathBuf, Lock), Failure> {
     let io = |path: &Path| {
@@ -167,7 +168,13 @@ pub(super) fn new_folder(
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => continue,
             made => made.map_err(io(&folder))?,
         }
-        std::fs::write(folder.join(STANDS_ON), disk.as_os_str().as_bytes()).map_err(io(&folder))?;
+        if let Some(disk) = disk {
+            std::fs::write(folder.join(STANDS_ON), disk.as_os_str().as_bytes()).map_err(io(&folder))?;
+            if let Err(failure) = pin(service, &run_name(&folder), disk) {
+                remove(&folder)?;
+                return Err(failure);
+            }
+        }
         if keep {
             std::fs::write(folder.join(KEPT), "").map_err(io(&folder))?;
         }
@@ -176,6 +183,18 @@ pub(super) fn new_folder(
         }
     }
     unreachable!("there are more numbers than folders")
+}
+
+/// A disk of a base image, or one that a build kept, is in no need of it.
+fn pin(service: &Service, run: &str, disk: &Path) -> Result<(), Failure> {
+    let Ok(file) = disk.strip_prefix(service.catalog.home().artifacts()) else { return Ok(()) };
+    service.catalog.write(|t| {
+        let artifact = t.artifact_of_file(&file.to_string_lossy())?.ok_or_else(|| {
+            let message = format!("{} has just been removed", disk.display());
+            Failure::new(FailureKind::Conflict, message).hint("A build makes it again.")
+        })?;
+        Ok(t.pin_for_run(run, &artifact.digest)?)
+    })
 }
 
 pub(super) fn run_name(folder: &Path) -> String {

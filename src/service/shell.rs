@@ -76,7 +76,7 @@ pub async fn open(
     };
     let kit = Kit::ensure(&home.appliance(), subject.architecture, patience).await;
     let kit = kit.map_err(|e| ApplianceError::from(e).failure())?;
-    let (folder, lock) = new_folder(service, &subject.path_name, &subject.disk, options.keep)?;
+    let (folder, lock) = new_folder(service, &subject.path_name, Some(&subject.disk), options.keep)?;
     let looked_into = LookedInto {
         subject: &subject,
         hardware: &hardware,

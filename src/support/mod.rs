@@ -6,6 +6,7 @@ pub mod diagnostic;
 pub mod files;
 pub mod random;
 pub mod similar;
+pub mod size;
 pub mod source;
 pub mod spawn;
 pub mod wait;

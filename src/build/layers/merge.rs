@@ -85,9 +85,9 @@ impl Workshop {
                 t.journal(&build, "merged", &format!("{name} {} for {old}", row.digest))
             })
         });
-        swap.await.map_err(|e| Failure::new(FailureKind::Internal, e.to_string()))??;
-        self.base = Some(Base::of(&merged));
-        Ok(merged.bytes)
+        let stored = swap.await.map_err(|e| Failure::new(FailureKind::Internal, e.to_string()))??;
+        self.base = Some(Base::of(&stored));
+        Ok(stored.bytes)
     }
 
     /// Merges a disk that no machine has, when what it stands on is a chain as long as one may be.

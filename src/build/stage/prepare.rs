@@ -19,7 +19,7 @@ impl Workshop {
             Some(resume) => Base::of(&resume.artifact),
             None => Base::of(&plan.parent.artifact()),
         };
-        let overlay = self.folder.join("overlay.qcow2");
+        let overlay = self.catalog.home().build_disk(&self.build);
         // A layer has been grown.
         let from_parent = plan.layers.resume.is_none();
         let grown = (from_parent && plan.disk_size > plan.parent.virtual_size).then_some(plan.disk_size);

@@ -129,7 +129,7 @@ pub async fn run(
     let service = planning::open(settings)?;
     let reuse = arguments.caching.reuse();
     let dry = arguments.dry_run;
-    let plan = planning::plan(&service, &arguments.recipe, settings, dry, &reuse, cancel).await?;
+    let mut plan = planning::plan(&service, &arguments.recipe, settings, dry, &reuse, cancel).await?;
     planning::warn(&plan.warnings);
     if arguments.dry_run {
         match settings.format {
@@ -155,7 +155,7 @@ pub async fn run(
         );
     }
     let warm = arguments.warming.store(&plan, settings)?;
-    let begun = build::start(&service, &plan, &arguments.recipe.asked()?)?;
+    let begun = build::start(&service, &mut plan, &reuse, &arguments.recipe.asked()?)?;
     carry_out(&service, plan, begun, &arguments.failing, warm, settings, cancel).await
 }
 
@@ -177,10 +177,14 @@ pub async fn carry_out(
             Arc::new(ShellThere { curtain: rendering.curtain(), on_error: on_failure }) as Arc<dyn Visitor>
         }),
     };
-    let built = build::run(service, plan, begun, on_error, warm, cancel).await;
+    let built = build::run(service, plan, begun, on_error, warm, settings.layers()?, cancel).await;
     // The last lines come before the result.
     rendering.end().await;
-    print(service, built?.into_result()?, settings)?;
+    let built = built?;
+    if !built.pruned.is_empty() && !matches!(settings.progress, Progress::Json | Progress::None) {
+        eprintln!("note: {}", super::store::made_room(&built.pruned));
+    }
+    print(service, built.into_result()?, settings)?;
     Ok(0)
 }
 

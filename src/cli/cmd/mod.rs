@@ -16,6 +16,7 @@ mod planning;
 mod retry;
 mod run;
 mod shell;
+mod store;
 mod validate;
 
 use super::Settings;
@@ -36,6 +37,7 @@ pub enum Command {
     Retry(retry::Arguments),
     Run(run::Arguments),
     Shell(shell::Arguments),
+    Store(store::Arguments),
     Validate(validate::Arguments),
 }
 
@@ -54,6 +56,7 @@ pub async fn run(command: Command, settings: &Settings, cancel: &CancellationTok
         Command::Retry(arguments) => retry::run(arguments, settings, cancel).await,
         Command::Run(arguments) => run::run(arguments, settings, cancel).await,
         Command::Shell(arguments) => shell::run(arguments, settings, cancel).await,
+        Command::Store(arguments) => store::run(arguments, settings, cancel).await,
         Command::Validate(arguments) => validate::run(arguments, settings, cancel).await,
     }
 }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 /// network are needed. A build's disk is there after `kiln build --on-error keep`.
 ///
 /// The first time the guest is kept with its memory as it is after its boot, and later shells wake a copy of
-/// it, within a second or two (`keepWarm` in the settings says how much may be kept).
+/// it, within a second or two (`store: {warm: ...}` in the settings says how much may be kept).
 #[derive(clap::Args)]
 #[command(after_help = "The exit code is that of the shell or command.")]
 pub struct Arguments {

@@ -1,28 +1,22 @@
-//! `settings.yaml` in the home folder: what component documents may ask of this host, and what kiln keeps.
+//! `documents` in settings.yaml: what component documents may ask of this host.
 
 use super::aws;
 use crate::component::fetch::s3::{Buckets, S3};
 use crate::component::fetch::{Fetching, Network, Store};
-use crate::model::{Failure, FailureKind};
 use crate::support::diagnostic::Findings;
-use crate::support::source::Source;
-use crate::support::yaml::{self, Fields, Node};
+use crate::support::yaml::{Fields, Node};
 use std::path::Path;
 use std::sync::Arc;
 
 /// GiB of downloads that are kept, unless the settings say otherwise.
 const KEPT: u64 = 10;
 
-/// GiB of warm states that are kept, unless the settings say otherwise.
-const WARM: u64 = 4;
-
-/// What the file says.
+/// What the section says.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Documents {
     networks: Vec<Network>,
     kept: Option<u64>,
     s3: Section,
-    warm: Option<u64>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -45,33 +39,25 @@ pub enum Runner {
 }
 
 impl Documents {
-    /// Reads the file; where there is none, nothing is allowed.
-    pub fn load(home: &Path) -> Result<Documents, Failure> {
-        let path = home.join("settings.yaml");
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Documents::default()),
-            Err(e) => {
-                return Err(Failure::new(FailureKind::Input, format!("cannot read {}: {e}", path.display())));
+    /// Reads the section of the settings file.
+    pub fn decode(node: &Node, findings: &mut Findings) -> Documents {
+        let mut documents = Documents::default();
+        let Some(mut inner) = Fields::of(node, "`documents`", findings) else { return documents };
+        for node in
+            inner.optional("networks").and_then(|n| findings.items(n, "`networks`")).unwrap_or_default()
+        {
+            match findings.text(node, "a network").map(str::parse::<Network>) {
+                Some(Ok(network)) => documents.networks.push(network),
+                Some(Err(e)) => drop(findings.error(node.span, "bad-value", e.to_string())),
+                None => {}
             }
-        };
-        if text.lines().all(|l| l.trim().is_empty() || l.trim_start().starts_with('#')) {
-            return Ok(Documents::default());
         }
-        let source = Source::new(path.to_string_lossy(), text);
-        let mut findings = Findings::new(&source);
-        let documents = yaml::parse(&source, yaml::Limits::default(), &mut findings)
-            .map(|root| file(&root, &mut findings))
-            .unwrap_or_default();
-        match findings.has_errors() {
-            true => Err(Failure::from_findings("kiln's settings cannot be used", findings.into_sorted())),
-            false => Ok(documents),
+        documents.kept = inner.optional("keepDownloads").and_then(|node| gibibytes(node, findings));
+        if let Some(node) = inner.optional("s3") {
+            documents.s3 = section(node, findings);
         }
-    }
-
-    /// Bytes that warm states may have.
-    pub fn warm(&self) -> u64 {
-        self.warm.unwrap_or(WARM) << 30
+        inner.finish(findings);
+        documents
     }
 
     /// `folder` is where downloads are kept.
@@ -107,38 +93,11 @@ impl Documents {
     }
 }
 
-fn file(root: &Node, findings: &mut Findings) -> Documents {
-    let mut documents = Documents::default();
-    let Some(mut fields) = Fields::of(root, "the settings file", findings) else { return documents };
-    if let Some(node) = fields.optional("documents")
-        && let Some(mut inner) = Fields::of(node, "`documents`", findings)
-    {
-        for node in
-            inner.optional("networks").and_then(|n| findings.items(n, "`networks`")).unwrap_or_default()
-        {
-            match findings.text(node, "a network").map(str::parse::<Network>) {
-                Some(Ok(network)) => documents.networks.push(network),
-                Some(Err(e)) => drop(findings.error(node.span, "bad-value", e.to_string())),
-                None => {}
-            }
-        }
-        documents.kept =
-            inner.optional("keepDownloads").and_then(|node| gibibytes(node, "keepDownloads", findings));
-        if let Some(node) = inner.optional("s3") {
-            documents.s3 = section(node, findings);
-        }
-        inner.finish(findings);
-    }
-    documents.warm = fields.optional("keepWarm").and_then(|node| gibibytes(node, "keepWarm", findings));
-    fields.finish(findings);
-    documents
-}
-
-fn gibibytes(node: &Node, name: &str, findings: &mut Findings) -> Option<u64> {
-    let number = findings.integer(node, &format!("`{name}` (GiB)"))?;
+fn gibibytes(node: &Node, findings: &mut Findings) -> Option<u64> {
+    let number = findings.integer(node, "`keepDownloads` (GiB)")?;
     let found = u64::try_from(number).ok().filter(|n| *n <= 1 << 20);
     if found.is_none() {
-        findings.error(node.span, "out-of-range", format!("`{name}` is {number}; GiB from 0 on"));
+        findings.error(node.span, "out-of-range", format!("`keepDownloads` is {number}; GiB from 0 on"));
     }
     found
 }
@@ -174,12 +133,13 @@ fn section(node: &Node, findings: &mut Findings) -> Section {
 
 #[cfg(test)]
 mod tests {
+    use super::super::file::File;
     use super::*;
 
     fn load(text: &str) -> Result<Documents, String> {
         let home = tempfile::tempdir().unwrap();
         std::fs::write(home.path().join("settings.yaml"), text).unwrap();
-        Documents::load(home.path()).map_err(|f| format!("{f:?}"))
+        File::load(home.path()).map(|f| f.documents).map_err(|f| format!("{f:?}"))
     }
 
     #[test]
@@ -189,11 +149,9 @@ mod tests {
   networks: [10.0.0.0/8]
   keepDownloads: 3
   s3: {buckets: [a-*, b.c], endpoint: 'http://h:9000', region: x, profile: p, pathStyle: false, anonymous: true}
-keepWarm: 2
 ",
         )
         .unwrap();
-        assert_eq!(documents.warm(), 2 << 30);
         let fetching = documents.fetching(Runner::Guest, "/none".as_ref());
         assert_eq!(fetching.networks, ["10.0.0.0/8".parse().unwrap()]);
         let s3 = fetching.s3.unwrap();
@@ -210,7 +168,8 @@ keepWarm: 2
             assert!(guest.s3.is_none() && guest.networks.is_empty());
         }
         let none = tempfile::tempdir().unwrap();
-        let machine = Documents::load(none.path()).unwrap().fetching(Runner::Machine, "/none".as_ref());
+        let documents = File::load(none.path()).unwrap().documents;
+        let machine = documents.fetching(Runner::Machine, "/none".as_ref());
         assert_eq!(machine.s3.unwrap().buckets, Buckets::All);
         assert_eq!(machine.networks, Network::ALL);
     }
@@ -218,7 +177,7 @@ keepWarm: 2
     #[test]
     fn mistakes_are_told_all_at_once() {
         let told = load(
-            "documents: {networks: [lan], keepDownloads: -1, s3: {endpoint: minio, bucket: x}}\ndocument: {}\nkeepWarm: lots\n",
+            "documents: {networks: [lan], keepDownloads: -1, s3: {endpoint: minio, bucket: x}}\ndocument: {}\n",
         )
         .unwrap_err();
         for part in [
@@ -226,7 +185,6 @@ keepWarm: 2
             "GiB from 0 on",
             "no http or https",
             "no field `bucket`",
-            "`keepWarm` (GiB)",
             "did you mean `documents`",
         ] {
             assert!(told.contains(part), "{part}: {told}");

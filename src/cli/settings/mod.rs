@@ -2,10 +2,11 @@
 
 mod aws;
 mod documents;
+mod file;
 
 pub use documents::Runner;
 
-use documents::Documents;
+use file::File;
 
 use crate::boot::warm;
 use crate::component::fetch::Fetching;
@@ -63,7 +64,7 @@ impl Settings {
     /// # Errors
     /// What is wrong with settings.yaml.
     pub fn warm(&self) -> Result<warm::Store, Failure> {
-        Ok(warm::Store::new(&self.home, Documents::load(&self.home)?.warm()))
+        Ok(warm::Store::new(&self.home, File::load(&self.home)?.warm))
     }
 
     /// What documents may fetch, by whom they are run.
@@ -75,7 +76,12 @@ impl Settings {
             Runner::Guest => "downloads",
             Runner::Machine => "component-downloads",
         };
-        Ok(Documents::load(&self.home)?.fetching(runner, &self.home.join(folder)))
+        Ok(File::load(&self.home)?.documents.fetching(runner, &self.home.join(folder)))
+    }
+
+    /// Bytes that layers may have which only serve later builds; None: as many as they will.
+    pub fn layers(&self) -> Result<Option<u64>, Failure> {
+        Ok(File::load(&self.home)?.layers)
     }
 }
 

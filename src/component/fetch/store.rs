@@ -189,8 +189,17 @@ impl Store {
         Ok(Kept { file, bytes, digest, tag, stored })
     }
 
-    /// Removes what was not used for longest until the rest is within the limit.
-    fn make_room(&self, spare: &str) -> io::Result<()> {
+    /// Removes every file that is complete, and returns how many bytes they had. What is being read stays
+    /// readable.
+    pub fn clear(&self) -> io::Result<u64> {
+        if !self.folder.join("parts").is_dir() {
+            return Ok(0);
+        }
+        Store { folder: self.folder.clone(), limit: 0 }.make_room("-")
+    }
+
+    /// Removes what was not used for longest until the rest is within the limit. Returns the bytes removed.
+    fn make_room(&self, spare: &str) -> io::Result<u64> {
         let mut kept = Vec::new();
         let mut total = 0;
         for entry in std::fs::read_dir(&self.folder)? {
@@ -205,6 +214,7 @@ impl Store {
             }
         }
         kept.sort();
+        let before = total;
         for (_, bytes, path) in kept {
             if total <= self.limit {
                 break;
@@ -214,7 +224,8 @@ impl Store {
                 total -= bytes;
             }
         }
-        self.drop_old_parts()
+        self.drop_old_parts()?;
+        Ok(before - total)
     }
 
     /// Removes parts that nobody has gone on with for long.
@@ -362,5 +373,8 @@ mod tests {
         assert_eq!(large.bytes, 1000);
         assert!(store.find("d").is_some(), "also what is larger than all that is kept is kept once");
         assert!(store.find("a").is_none());
+        assert_eq!(store.clear().unwrap(), 1000);
+        assert!(store.find("d").is_none());
+        assert_eq!(Store::new(folder.path().join("none"), 1).clear().unwrap(), 0);
     }
 }

@@ -86,7 +86,7 @@ async fn start(
     let accelerator = resolve(choice, subject.architecture, home.root(), patience).await?;
     let kit = Kit::ensure(&home.appliance(), subject.architecture, patience).await;
     let kit = kit.map_err(|e| ApplianceError::from(e).failure())?;
-    let (folder, _lock) = new_folder(service, &subject.path_name, &subject.disk, false)?;
+    let (folder, _lock) = new_folder(service, &subject.path_name, Some(&subject.disk), false)?;
     let folder = Scratch(folder);
     let overlay = folder.0.join("overlay.qcow2");
     disk::create_overlay(&subject.disk, DiskFormat::Qcow2, &overlay, None, patience).await?;

@@ -16,6 +16,7 @@ mod residue;
 mod run;
 #[path = "../it/component/s3_store.rs"]
 mod s3_store;
+mod store;
 mod support;
 mod tiny;
 mod together;

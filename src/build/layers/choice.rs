@@ -58,8 +58,6 @@ pub struct Layers {
     pub resume: Option<Resume>,
     /// Of every component: why it runs; None for one that does not have to.
     pub why: Vec<Option<Why>>,
-    /// So many components at most may come from a layer: the build is to stop in the next.
-    most: usize,
 }
 
 /// A layer to start from.
@@ -164,7 +162,7 @@ impl Layers {
     ) -> Result<Layers, CatalogError> {
         let parts: Vec<Vec<Part>> = entries.iter().map(|e| e.inputs.parts.clone()).collect();
         let keys = keys(&start, &parts);
-        let mut layers = Layers { start, entries, keys, resume: None, why: Vec::new(), most };
+        let mut layers = Layers { start, entries, keys, resume: None, why: Vec::new() };
         let limit = layers.limit(reuse).min(most);
         // Why the layer of a boundary does not do, as found on the way down.
         let mut refused: Vec<Option<String>> = vec![None; layers.keys.len()];
@@ -198,11 +196,13 @@ impl Layers {
         catalog: &Catalog,
     ) -> Result<bool, CatalogError> {
         let Some(resume) = &self.resume else { return Ok(false) };
+        // Breakpoints lie behind it.
+        let most = if reuse.breaks.is_empty() { self.entries.len() } else { resume.done };
         if catalog.read(|t| t.find_artifact(&resume.artifact.digest))?.is_some() {
             return Ok(false);
         }
         let (start, entries) = (std::mem::take(&mut self.start), std::mem::take(&mut self.entries));
-        *self = Layers::choose(start, entries, recipe, reuse, self.most, catalog)?;
+        *self = Layers::choose(start, entries, recipe, reuse, most, catalog)?;
         Ok(true)
     }
 

@@ -17,9 +17,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// A build's disk, in its folder.
-pub const DISK: &str = "overlay.qcow2";
-
 /// How long the guest's watchdog lets writes be held.
 const HOLD_LIMIT: Duration = Duration::from_secs(30);
 /// Writing out what the guest has in memory, which comes before.
@@ -187,7 +184,7 @@ impl Workshop {
         while let Some(link) = self.links.pop() {
             self.give_back(&link)?;
         }
-        let first = self.folder.join(DISK);
+        let first = self.catalog.home().build_disk(&self.build);
         if let Some(overlay) = self.overlay.as_mut().filter(|o| o.path != first) {
             let named =
                 self.catalog.write(|t| t.add_undo(&self.build, UndoKind::File, &first.to_string_lossy()))?;

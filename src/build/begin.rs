@@ -63,11 +63,12 @@ impl Asked {
 pub fn begin(catalog: &Catalog, plan: &Plan, asked: &Asked) -> Result<Begun, Failure> {
     let _nursery = nursery(catalog)?;
     let parent = &plan.parent;
-    if parent.adopt {
-        catalog.adopt_file(&parent.file, parent.format.as_str(), &parent.digest)?;
-    }
     let recipe_text = copy_of_inputs(plan);
     let (image, id) = catalog.write(|t| {
+        // Under the lock of the write: who makes room meanwhile takes the file away with its row.
+        if parent.adopt {
+            catalog.adopt_file(&parent.file, parent.format.as_str(), &parent.digest)?;
+        }
         t.add_artifact(&parent.artifact())?;
         let recipe = &plan.recipe;
         let digest = digest_bytes(recipe_text.as_bytes());

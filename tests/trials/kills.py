@@ -346,8 +346,13 @@ def trial_demo(options, work):
 TRIALS = {"random": trial_random, "layers": trial_layers, "writes": trial_writes, "demo": trial_demo}
 
 
-def main():
+def make_shim(work):
     global SHIM
+    SHIM = work / "kill_at_write.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", SHIM, HERE / "kill_at_write.c", "-ldl"], check=True)
+
+
+def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kiln", type=os.path.abspath)
     parser.add_argument("home", type=lambda p: pathlib.Path(p).resolve())
@@ -364,9 +369,9 @@ def main():
         # Beside the home: hard links, and a name that QEMU's command lines tell apart.
         with tempfile.TemporaryDirectory(prefix="kills-", dir=options.home.parent) as work:
             work = pathlib.Path(work)
-            SHIM = work / "kill_at_write.so"
-            subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", SHIM, HERE / "kill_at_write.c", "-ldl"], check=True)
+            make_shim(work)
             TRIALS[name](options, work)
 
 
-main()
+if __name__ == "__main__":
+    main()

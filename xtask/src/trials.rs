@@ -1,12 +1,12 @@
-//! The long ones: kills, faults in whole builds, booted builds at the same time, pulls, another S3 store,
-//! properties with many cases, fuzzing, benchmarks.
+//! The long ones: kills, races for layers, faults in whole builds, booted builds at the same time, pulls,
+//! another S3 store, properties with many cases, fuzzing, benchmarks.
 
 use crate::install::{self, Purpose};
 use crate::shell::{self, Result, Stages, command, home, root};
 use crate::test::cargo;
 use std::path::PathBuf;
 
-const ALL: [&str; 8] = ["kills", "faults", "together", "pulls", "s3", "properties", "fuzz", "bench"];
+const ALL: [&str; 9] = ["kills", "layers", "faults", "together", "pulls", "s3", "properties", "fuzz", "bench"];
 
 /// A store that is strict about signatures and headers. Building it takes minutes.
 const S3S_FS: [&str; 6] = ["install", "s3s-fs", "--version", "0.14.1", "--features", "binary"];
@@ -18,7 +18,7 @@ pub fn run(only: &[&str]) -> Result {
     let wanted = |name: &str| only.is_empty() || only.contains(&name);
     let mut stages = Stages::default();
     stages.run("what this machine needs", || install::run(Purpose::Test))?;
-    if ["kills", "faults", "together", "pulls", "bench"].into_iter().any(wanted) {
+    if ["kills", "layers", "faults", "together", "pulls", "bench"].into_iter().any(wanted) {
         stages.run("build kiln and its agent", || {
             shell::run(&mut cargo(&["build", "--release", "--locked"]))
         })?;
@@ -26,6 +26,9 @@ pub fn run(only: &[&str]) -> Result {
     let mut result = Ok(());
     if wanted("kills") {
         result = stages.run("kills", || python("kills", "debian-12"));
+    }
+    if result.is_ok() && wanted("layers") {
+        result = stages.run("layers", || python("layers", "debian-12-minimal"));
     }
     if result.is_ok() && wanted("faults") {
         result = stages.run("faults", || python("faults", "debian-12-minimal"));

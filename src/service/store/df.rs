@@ -71,7 +71,7 @@ impl Kind {
             Kind::Downloads => "downloads",
             Kind::WarmStates => "warm states",
             Kind::Appliance => "the appliance",
-            Kind::Catalog => "the catalog",
+            Kind::Catalog => "the catalog, the settings",
             Kind::Other => "other",
         }
     }
@@ -126,6 +126,7 @@ pub fn df(service: &Service) -> Result<Vec<Kept>, Failure> {
         let kind = match &*name_of(&entry.path()) {
             "downloads" | "component-downloads" => Kind::Downloads,
             "warm" => Kind::WarmStates,
+            "secret" | "settings.yaml" => Kind::Catalog,
             name if name.starts_with("catalog.db") => Kind::Catalog,
             "bases" | "artifacts" | "builds" | "runs" | "appliance" => continue,
             _ => Kind::Other,

@@ -150,6 +150,66 @@ fn artifacts_stay_while_something_stands_on_them() {
 }
 
 #[test]
+fn pins_last_as_long_as_their_holder() {
+    let (_folder, catalog) = catalog();
+    let base = store(&catalog, "base", None);
+    let disk = store(&catalog, "layer", Some(&base));
+    let image = add(&catalog, "nginx", &base);
+    let home = catalog.home().clone();
+    let (run, kept) = (home.runs().join("nginx-1.0.0-1-1"), home.build_disk("b"));
+    std::fs::create_dir_all(&run).unwrap();
+    std::fs::create_dir_all(home.build("b")).unwrap();
+    std::fs::write(&kept, "").unwrap();
+    catalog
+        .write(|t| {
+            t.add_build("b", image.id, "{}")?;
+            t.pin("b", &disk)?;
+            t.pin_for_run("nginx-1.0.0-1-1", &disk)?;
+            t.set_status(image.id, ImageStatus::Failed, None)
+        })
+        .unwrap();
+    let dropped = || catalog.collect().unwrap();
+    let holders = || {
+        let artifact = catalog.read(|t| t.artifact(&disk)).unwrap();
+        catalog.read(|t| t.pins_on(&artifact)).unwrap()
+    };
+    assert_eq!(dropped(), [""; 0]);
+    std::fs::remove_file(&kept).unwrap();
+    assert_eq!((dropped().len(), holders().len()), (0, 2), "the build runs");
+    std::fs::write(&kept, "").unwrap();
+    catalog.write(|t| t.end_build("b", "{}")).unwrap();
+    assert_eq!((dropped().len(), holders().len()), (0, 2), "its disk is kept");
+    std::fs::remove_file(&kept).unwrap();
+    assert_eq!((dropped().len(), holders()), (0, vec!["runs/nginx-1.0.0-1-1".to_owned()]));
+    std::fs::remove_dir(&run).unwrap();
+    assert_eq!(dropped(), [disk]);
+}
+
+#[test]
+fn what_is_taken_in_is_there_once_and_no_file_is_replaced_by_another() {
+    let (_folder, catalog) = catalog();
+    let base = store(&catalog, "base", None);
+    let take = |content: &str, name: &str| {
+        let file = catalog.home().tmp().join("new");
+        std::fs::write(&file, content).unwrap();
+        let artifact = Artifact {
+            digest: digest_bytes(content.as_bytes()),
+            format: "qcow2".into(),
+            bytes: content.len() as u64,
+            virtual_size: 1,
+            backing: Some(base.clone()),
+            file: Some(name.into()),
+        };
+        catalog.take_in(&file, &artifact, |_| Ok(()))
+    };
+    let first = take("one", "layer-1.qcow2").unwrap();
+    assert_eq!(take("one", "layer-2.qcow2").unwrap(), first, "the same content keeps its name");
+    assert!(matches!(take("two", "layer-1.qcow2"), Err(CatalogError::InUse { .. })));
+    assert_eq!(std::fs::read_to_string(catalog.artifact_path(&first)).unwrap(), "one");
+    assert!(!catalog.home().artifacts().join("layer-2.qcow2").exists());
+}
+
+#[test]
 fn sweeping_leaves_what_a_build_is_writing() {
     let (_folder, catalog) = catalog();
     let folder = catalog.home().artifacts();

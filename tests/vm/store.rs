@@ -289,8 +289,11 @@ fn pruning_while_another_kiln_starts_from_the_layer_hurts_nobody() {
     build(&bench, &[&file]);
     assert!(bench.run(&["image", "remove", "racing/1.0.0/1"]).status.success());
     for round in 2..5 {
-        let building =
-            bench.kiln(&["--progress", "none", "build", "--rebuild", &file]).stderr(Stdio::piped()).spawn();
+        let building = bench
+            .kiln(&["--progress", "none", "build", "--rebuild", &file])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn();
         let mut building = building.unwrap();
         while building.try_wait().unwrap().is_none() {
             prune(&bench, &["--all"]);

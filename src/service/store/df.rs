@@ -2,7 +2,6 @@
 
 use super::prune::Picture;
 use crate::build::recover::KEPT;
-use crate::catalog::CatalogError;
 use crate::model::Failure;
 use crate::service::Service;
 use std::collections::HashSet;
@@ -98,7 +97,7 @@ pub struct Kept {
 /// Counts what lies in the home folder.
 pub fn df(service: &Service) -> Result<Vec<Kept>, Failure> {
     let home = service.catalog.home();
-    let picture = service.catalog.read(|t| Ok::<_, CatalogError>(Picture::take(t)?))?;
+    let picture = service.catalog.read(Picture::take)?;
     let mut count =
         Count { seen: HashSet::new(), kept: Kind::ALL.map(|kind| Kept { kind, files: 0, bytes: 0 }) };
     // The disks of bases have a second name among the artifacts: theirs comes first.

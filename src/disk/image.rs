@@ -113,9 +113,16 @@ struct RawInfo {
 }
 
 #[derive(Deserialize)]
-struct FormatSpecific {
+pub(super) struct FormatSpecific {
     #[serde(default)]
     data: SpecificData,
+}
+
+impl FormatSpecific {
+    /// Whether no data of the disk is in another file than the one named.
+    pub(super) fn is_one_file(&self) -> bool {
+        self.data.data_file.is_none() && self.data.extents.is_empty()
+    }
 }
 
 #[derive(Deserialize, Default)]

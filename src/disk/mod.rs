@@ -5,6 +5,7 @@
 
 pub mod block;
 pub mod blocklist;
+mod extents;
 pub mod filesystem;
 mod foreign;
 pub mod gpt;

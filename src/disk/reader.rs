@@ -1,12 +1,14 @@
 //! Reads what a guest would see on a disk, from front to back, holes left out.
 //!
-//! QEMU's own block layer does the reading (`qemu-nbd`, read-only): every
-//! format, compressed clusters and whole backing chains, and it is an
-//! implementation that shares nothing with kiln's writers. No temporary copy:
-//! blocks come over a socket that has no name once the reader is open.
+//! QEMU's own block layer says what is on the disk: every format, compressed
+//! clusters and whole backing chains, and it is an implementation that shares
+//! nothing with kiln's writers. Where it can tell in which file each byte
+//! stands, the bytes are read from there; else `qemu-nbd` (read-only) sends
+//! them over a socket that has no name once the reader is open. No temporary copy.
 
 use super::Format;
 use super::block::{BLOCK_SIZE, Block, is_zero};
+use super::extents::Extents;
 use super::image::driver;
 use super::nbd::{Client, NbdError};
 use crate::model::{Failure, FailureKind};
@@ -40,6 +42,8 @@ pub enum ReadError {
     Start { path: PathBuf, source: io::Error },
     #[error("{} cannot be read{}", path.display(), said(words))]
     Read { path: PathBuf, words: String, source: NbdError },
+    #[error("the files of {} cannot be read", path.display())]
+    File { path: PathBuf, source: io::Error },
     #[error("reading of {} was stopped", path.display())]
     Stopped { path: PathBuf, source: Impatience },
 }
@@ -48,7 +52,10 @@ impl From<&ReadError> for FailureKind {
     fn from(error: &ReadError) -> FailureKind {
         match error {
             ReadError::Stopped { source, .. } => source.into(),
-            ReadError::Missing | ReadError::Start { .. } | ReadError::Read { .. } => FailureKind::Environment,
+            ReadError::Missing
+            | ReadError::Start { .. }
+            | ReadError::Read { .. }
+            | ReadError::File { .. } => FailureKind::Environment,
         }
     }
 }
@@ -71,42 +78,69 @@ fn said(words: &str) -> String {
 /// Iterating blocks the thread; it ends with an error when the patience that the disk was opened with does.
 pub struct Reader {
     path: PathBuf,
-    client: Client<Patient>,
-    server: Server,
-    patience: Patience,
+    source: Source,
+    size: u64,
     data: Vec<Range<u64>>,
-    /// Next block to ask for: which range, which block in it.
-    next: (usize, u64),
-    /// Blocks given out, some of them back by now.
-    lent: Vec<Block>,
+    wanted: Wanted,
+    buffers: Buffers,
+    begun: Instant,
+    patience: Patience,
     failed: bool,
+}
+
+/// Where blocks come from.
+enum Source {
+    Files(Extents),
+    Served(Client<Patient>, Server),
 }
 
 impl Reader {
     /// Opens the disk at `path` with all its backing files.
     pub async fn open(path: &Path, format: Format, patience: &Patience) -> Result<Reader, ReadError> {
+        let begun = Instant::now();
+        if let Some(extents) = Extents::of(path, format, patience).await {
+            let (size, data) = (extents.size(), extents.data_blocks());
+            return Ok(Reader::new(path, Source::Files(extents), size, data, begun, patience));
+        }
+        // Also where looking failed: the server's words say why.
         let (stream, server) = Server::start(path, format).await?;
         let (path, patience) = (path.to_owned(), patience.clone());
-        let task = tokio::task::spawn_blocking(move || Reader::negotiate(path, stream, server, patience));
+        let task = tokio::task::spawn_blocking(move || {
+            let failed = |source| failure(&path, source, &server, begun, &patience);
+            let stream = Patient { stream, patience: patience.clone() };
+            let mut client = Client::negotiate(stream).map_err(failed)?;
+            let (size, data) = (client.size(), client.data_blocks().map_err(failed)?);
+            Ok(Reader::new(&path, Source::Served(client, server), size, data, begun, &patience))
+        });
         task.await.expect("shaking hands does not panic")
     }
 
-    fn negotiate(
-        path: PathBuf,
-        stream: UnixStream,
-        server: Server,
-        patience: Patience,
-    ) -> Result<Reader, ReadError> {
-        let failed = |source| failure(&path, source, &server, &patience);
-        let mut client = Client::negotiate(Patient { stream, patience: patience.clone() }).map_err(failed)?;
-        let data = client.data_blocks().map_err(failed)?;
-        let first = data.first().map_or(0, |r| r.start);
-        Ok(Reader { path, client, server, patience, data, next: (0, first), lent: Vec::new(), failed: false })
+    fn new(
+        path: &Path,
+        source: Source,
+        size: u64,
+        data: Vec<Range<u64>>,
+        begun: Instant,
+        patience: &Patience,
+    ) -> Reader {
+        let (path, patience) = (path.to_owned(), patience.clone());
+        let wanted = Wanted { ranges: data.clone().into_iter(), current: 0..0 };
+        Reader {
+            path,
+            source,
+            size,
+            data,
+            wanted,
+            buffers: Buffers::default(),
+            begun,
+            patience,
+            failed: false,
+        }
     }
 
     /// Virtual size in bytes, a multiple of 512.
     pub fn size(&self) -> u64 {
-        self.client.size()
+        self.size
     }
 
     /// Blocks that may hold data, as ranges of block indexes, ascending.
@@ -114,42 +148,37 @@ impl Reader {
         &self.data
     }
 
-    fn next_index(&mut self) -> Option<u64> {
-        let (range, block) = &mut self.next;
-        let current = self.data.get(*range)?;
-        let index = *block;
-        *block += 1;
-        if *block >= current.end {
-            *range += 1;
-            *block = self.data.get(*range).map_or(0, |r| r.start);
-        }
-        Some(index)
-    }
-
-    fn next_block(&mut self) -> Result<Option<(u64, Block)>, NbdError> {
-        loop {
-            while self.client.pending() < READ_AHEAD
-                && let Some(index) = self.next_index()
-            {
-                let buffer = self.spare();
-                self.client.ask(index, buffer)?;
-            }
-            let Some((index, mut block)) = self.client.take()? else {
-                return Ok(None);
-            };
+    fn next_block(&mut self) -> Result<Option<(u64, Block)>, ReadError> {
+        while let Some((index, mut block)) = self.take()? {
             block.resize(BLOCK_SIZE, 0);
-            let block = Arc::new(block);
-            self.lent.push(block.clone());
+            let block = self.buffers.lend(block);
             if !is_zero(&block) {
                 return Ok(Some((index, block)));
             }
         }
+        Ok(None)
     }
 
-    /// A buffer that nobody uses any more, or a new one: fresh memory costs more than the read.
-    fn spare(&mut self) -> Vec<u8> {
-        let free = self.lent.iter().position(|block| Arc::strong_count(block) == 1);
-        free.and_then(|at| Arc::into_inner(self.lent.swap_remove(at))).unwrap_or_default()
+    /// The next block, zeros or not.
+    fn take(&mut self) -> Result<Option<(u64, Vec<u8>)>, ReadError> {
+        match &mut self.source {
+            Source::Files(extents) => {
+                let Some(index) = self.wanted.next() else { return Ok(None) };
+                let mut buffer = self.buffers.spare();
+                let read = extents.read(index, &mut buffer);
+                read.map_err(|source| ReadError::File { path: self.path.clone(), source })?;
+                Ok(Some((index, buffer)))
+            }
+            Source::Served(client, server) => {
+                let failed = |e| failure(&self.path, e, server, self.begun, &self.patience);
+                while client.pending() < READ_AHEAD
+                    && let Some(index) = self.wanted.next()
+                {
+                    client.ask(index, self.buffers.spare()).map_err(failed)?;
+                }
+                client.take().map_err(failed)
+            }
+        }
     }
 }
 
@@ -160,17 +189,54 @@ impl Iterator for Reader {
         if self.failed {
             return None;
         }
-        let result = match self.patience.check("blocks of a disk", self.server.begun) {
+        let result = match self.patience.check("blocks of a disk", self.begun) {
             Err(source) => Err(ReadError::Stopped { path: self.path.clone(), source }),
-            Ok(()) => self.next_block().map_err(|e| failure(&self.path, e, &self.server, &self.patience)),
+            Ok(()) => self.next_block(),
         };
         self.failed = result.is_err();
         result.transpose()
     }
 }
 
-fn failure(path: &Path, source: NbdError, server: &Server, patience: &Patience) -> ReadError {
-    match patience.check("blocks of a disk", server.begun) {
+/// Indexes of blocks that nobody asked for yet.
+struct Wanted {
+    ranges: std::vec::IntoIter<Range<u64>>,
+    current: Range<u64>,
+}
+
+impl Iterator for Wanted {
+    type Item = u64;
+
+    fn next(&mut self) -> Option<u64> {
+        loop {
+            match self.current.next() {
+                None => self.current = self.ranges.next()?,
+                index => return index,
+            }
+        }
+    }
+}
+
+/// Blocks given out, some of them back by now.
+#[derive(Default)]
+struct Buffers(Vec<Block>);
+
+impl Buffers {
+    /// A buffer that nobody uses any more, or a new one: fresh memory costs more than the read.
+    fn spare(&mut self) -> Vec<u8> {
+        let free = self.0.iter().position(|block| Arc::strong_count(block) == 1);
+        free.and_then(|at| Arc::into_inner(self.0.swap_remove(at))).unwrap_or_default()
+    }
+
+    fn lend(&mut self, bytes: Vec<u8>) -> Block {
+        let block = Arc::new(bytes);
+        self.0.push(block.clone());
+        block
+    }
+}
+
+fn failure(path: &Path, source: NbdError, server: &Server, begun: Instant, patience: &Patience) -> ReadError {
+    match patience.check("blocks of a disk", begun) {
         Err(source) => ReadError::Stopped { path: path.to_owned(), source },
         Ok(()) => ReadError::Read { path: path.to_owned(), words: server.last_words(), source },
     }
@@ -181,7 +247,6 @@ struct Server {
     _process: Process,
     /// Where its messages go: a file without a name, so that it never has to wait for a reader.
     messages: File,
-    begun: Instant,
 }
 
 impl Server {
@@ -211,7 +276,7 @@ impl Server {
             .stdout(Stdio::null())
             .stderr(Stdio::from(messages.try_clone().map_err(start)?));
         let process = spawn::spawn(command, Vec::new()).await.map_err(start)?;
-        Ok((stream, Server { _process: process, messages, begun: Instant::now() }))
+        Ok((stream, Server { _process: process, messages }))
     }
 
     fn last_words(&self) -> String {
@@ -327,6 +392,36 @@ mod tests {
         assert_eq!(found, list_of_bytes(&flat));
         assert_eq!(found, list(&folder.path().join("flat.raw"), Format::Raw).await);
         assert!(found.blocks().len() > 6);
+    }
+
+    /// Raw below, qcow2 above it, and what each export is without compression: read from the files themselves.
+    #[tokio::test]
+    async fn plain_chains_read_the_same_without_a_server() {
+        let folder = tempfile::tempdir().unwrap();
+        chain(folder.path());
+        let img = |arguments: &str| run(folder.path(), "qemu-img", &arguments.replace(' ', "|"));
+        img("convert -f qcow2 -O raw 3.qcow2 0.raw");
+        img("create -q -f qcow2 -F raw -b 0.raw a.qcow2");
+        run(folder.path(), "qemu-io", "-f|qcow2|-c|write -P 7 4M 70000|-c|write -z 0 64k|a.qcow2");
+        img("create -q -f qcow2 -F qcow2 -b a.qcow2 b.qcow2 80M");
+        run(folder.path(), "qemu-io", "-f|qcow2|-c|write -P 5 79M 512|b.qcow2");
+        img("convert -f qcow2 -O raw b.qcow2 flat.raw");
+        img("convert -f qcow2 -O vpc -o subformat=dynamic,force_size=on b.qcow2 c.vhd");
+        img("convert -f qcow2 -O vpc -o subformat=fixed,force_size=on b.qcow2 d.vhd");
+        let expected = list_of_bytes(&std::fs::read(folder.path().join("flat.raw")).unwrap());
+        for (name, format) in [
+            ("b.qcow2", Format::Qcow2),
+            ("flat.raw", Format::Raw),
+            ("c.vhd", Format::Vhd),
+            ("d.vhd", Format::Vhd),
+        ] {
+            let path = folder.path().join(name);
+            let reader = Reader::open(&path, format, &patience()).await.unwrap();
+            assert!(matches!(reader.source, Source::Files(_)), "{name}");
+            assert_eq!(BlockList::read(reader, || ()).unwrap(), expected, "{name}");
+        }
+        let reader = Reader::open(&folder.path().join("3.qcow2"), Format::Qcow2, &patience()).await.unwrap();
+        assert!(matches!(reader.source, Source::Served(..)));
     }
 
     #[tokio::test]

@@ -85,6 +85,11 @@ impl BlockList {
         self.blocks.insert(index, Sha256::digest(block.as_slice()).into());
     }
 
+    /// Whether the disk has exactly this there.
+    pub fn holds(&self, index: u64, block: &Block) -> bool {
+        self.blocks.get(&index).is_some_and(|d| *d == BlockDigest::from(Sha256::digest(block.as_slice())))
+    }
+
     /// Virtual size in bytes.
     pub fn size(&self) -> u64 {
         self.size
@@ -124,29 +129,27 @@ impl BlockList {
     /// Reads the disk at `path`, backing files included.
     pub async fn of(path: &Path, format: Format, patience: &Patience) -> Result<BlockList, ReadError> {
         let reader = Reader::open(path, format, patience).await?;
-        let task = tokio::task::spawn_blocking(|| BlockList::read(reader, || ()));
+        let task = tokio::task::spawn_blocking(|| BlockList::read(reader));
         task.await.expect("reading does not panic")
     }
 
-    /// Reads a whole disk, calling `tell` after each block with data. Blocks the thread.
-    pub fn read(reader: Reader, mut tell: impl FnMut()) -> Result<BlockList, ReadError> {
+    /// Reads a whole disk. Blocks the thread.
+    pub fn read(reader: Reader) -> Result<BlockList, ReadError> {
         let mut list = BlockList::new(reader.size());
         for block in reader {
             let (index, block) = block?;
             list.insert(index, &block);
-            tell();
         }
         Ok(list)
     }
 
-    /// Compares with a disk that should hold the same and be `expected_size` bytes
-    /// long: a format may demand a larger size, the rest being zeros.
-    pub fn difference(&self, found: &BlockList, expected_size: u64) -> Option<Difference> {
+    /// Compares with a disk that should hold the same.
+    pub fn difference(&self, found: &BlockList) -> Option<Difference> {
         let missing = self.blocks.iter().filter(|(i, d)| found.blocks.get(i) != Some(d)).map(|(i, _)| *i);
         let extra = found.blocks.keys().filter(|i| !self.blocks.contains_key(i)).copied();
         let mut blocks: Vec<u64> = missing.chain(extra).collect();
         blocks.sort_unstable();
-        let sizes = (found.size != expected_size).then_some((expected_size, found.size));
+        let sizes = (found.size != self.size).then_some((self.size, found.size));
         (sizes.is_some() || !blocks.is_empty()).then_some(Difference { sizes, blocks })
     }
 
@@ -248,16 +251,15 @@ mod tests {
     #[test]
     fn differences_name_blocks_and_sizes() {
         let list = sample();
-        assert_eq!(list.difference(&list.clone(), list.size()), None);
+        assert_eq!(list.difference(&list.clone()), None);
         let mut other = BlockList::new(list.size());
         other.insert(1, &block(1));
         other.insert(3, &block(9));
-        let difference = list.difference(&other, list.size()).unwrap();
+        let difference = list.difference(&other).unwrap();
         assert_eq!(difference.blocks, [0, 1, 3]);
         assert_eq!(difference.to_string(), "3 of its blocks of 512 KiB differ, at byte 0, 524288, 1572864");
         let larger = BlockList { size: 4 << 20, ..list.clone() };
-        assert_eq!(list.difference(&larger, 4 << 20), None);
-        let difference = list.difference(&larger, list.size()).unwrap();
+        let difference = list.difference(&larger).unwrap();
         assert_eq!(difference.to_string(), "4194304 bytes long instead of 1573376");
     }
 

@@ -418,7 +418,7 @@ mod tests {
             let path = folder.path().join(name);
             let reader = Reader::open(&path, format, &patience()).await.unwrap();
             assert!(matches!(reader.source, Source::Files(_)), "{name}");
-            assert_eq!(BlockList::read(reader, || ()).unwrap(), expected, "{name}");
+            assert_eq!(BlockList::read(reader).unwrap(), expected, "{name}");
         }
         let reader = Reader::open(&folder.path().join("3.qcow2"), Format::Qcow2, &patience()).await.unwrap();
         assert!(matches!(reader.source, Source::Served(..)));

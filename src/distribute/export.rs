@@ -229,7 +229,7 @@ impl Pass {
             self.progress.send_replace(WRITING * blocks.blocks().len() as f32 / total as f32);
         }
         if let Some(expected) = &self.expected
-            && let Some(difference) = expected.difference(&blocks, expected.size())
+            && let Some(difference) = expected.difference(&blocks)
         {
             return Err(ExportError::Changed { path: self.source, difference });
         }

@@ -45,7 +45,7 @@ pub async fn differing_blocks(
     patience: &Patience,
 ) -> Result<BTreeSet<u64>, Failure> {
     let (from, to) = tokio::try_join!(blocks(service, from, patience), blocks(service, to, patience))?;
-    Ok(from.difference(&to, from.size()).map(|d| d.blocks.into_iter().collect()).unwrap_or_default())
+    Ok(from.difference(&to).map(|d| d.blocks.into_iter().collect()).unwrap_or_default())
 }
 
 async fn blocks(service: &Service, subject: &Subject, patience: &Patience) -> Result<BlockList, Failure> {

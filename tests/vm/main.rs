@@ -9,6 +9,7 @@ mod contract;
 mod diff;
 mod disks;
 mod doctor;
+mod export;
 mod lane;
 mod layers;
 mod machine;

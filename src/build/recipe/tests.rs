@@ -1,5 +1,6 @@
 use super::*;
 use crate::model::Firmware;
+use std::collections::{BTreeMap, BTreeSet};
 
 fn read(text: &str) -> (Option<Recipe>, Vec<Diagnostic>) {
     parse(&Source::new("recipe.yaml", text), Path::new("/r"))
@@ -234,4 +235,50 @@ fn versions_count_up_in_their_last_part_only_and_tags_are_bounded() {
     let used = |text: &str| findings(&format!("{SHORT}components: [{text}]\n"));
     assert_eq!(used("install/1.x.8"), ["4:14 bad-value"]);
     assert_eq!(used("install/1.x.x/3"), ["4:14 bad-value"]);
+}
+
+/// Fields of each mapping by its name in messages, as a wrong field in each brings them out.
+fn known_fields(text: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let mut known = BTreeMap::new();
+    for d in read(text).1.iter().filter(|d| d.code == "unknown-field") {
+        let (owner, _) = d.message.split_once(" has no field").unwrap();
+        let names = d.help.as_deref().unwrap().strip_prefix("it has these: ").unwrap();
+        known.insert(owner.to_lowercase(), names.split(", ").map(str::to_owned).collect());
+    }
+    known
+}
+
+/// Fields by heading: what stands in the first column of its table.
+fn documented_fields(page: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let mut fields: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut heading = String::new();
+    for line in page.lines() {
+        if let Some(text) = line.strip_prefix("## ") {
+            heading = text.to_lowercase();
+        } else if let Some(cell) = line.strip_prefix("| `").and_then(|l| l.split(" | ").next()) {
+            let names = cell.split("`, `").map(|n| n.trim_end_matches('`').to_owned());
+            fields.entry(heading.clone()).or_default().extend(names);
+        }
+    }
+    fields
+}
+
+#[test]
+fn the_page_of_recipes_has_every_field_and_no_other() {
+    let everywhere = "zzzz: 1
+parentImage: a
+components: [{zzzz: 1, parameters: [{zzzz: 1}], files: [{zzzz: 1}]}]
+blockDeviceMappings: [{zzzz: 1, ebs: {zzzz: 1}}]
+infrastructureConfiguration: {zzzz: 1}
+distributionConfiguration: {zzzz: 1}
+imagePipeline: {zzzz: 1}
+imageTestsConfiguration: {zzzz: 1}
+kiln: {zzzz: 1, timeouts: {zzzz: 1}, exports: [{zzzz: 1}]}
+";
+    let known = known_fields(everywhere);
+    let documented = documented_fields(include_str!("../../../docs/recipe.md"));
+    assert_eq!(documented, known, "left: docs/recipe.md, right: what is read");
+    let nested = known_fields("parentImage: a\nimageRecipe: {zzzz: 1}\n");
+    assert!(nested["`imagerecipe`"].is_subset(&known["the recipe file"]));
+    assert_eq!(known.len(), 13);
 }

@@ -152,4 +152,56 @@ mod tests {
         );
         assert_eq!(words(&["kiln", "doctor"]), "kiln doctor");
     }
+
+    /// What is called in documents: words after `kiln` in code spans, and lines of code blocks that begin so.
+    fn called(text: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut fenced = false;
+        for line in text.lines() {
+            if line.trim_start().starts_with("```") {
+                fenced = !fenced;
+            } else if fenced {
+                let command = line.split(" #").next().filter(|l| l.starts_with("kiln "));
+                found.extend(command.map(|l| l.trim_end().to_owned()));
+            }
+        }
+        let prose: String = text.split("```").step_by(2).collect();
+        let spans = prose.split('`').skip(1).step_by(2).filter(|s| s.starts_with("kiln "));
+        found.extend(spans.map(|s| s.split_whitespace().collect::<Vec<_>>().join(" ")));
+        found
+    }
+
+    /// Every command of the documents is one that there is, and every one that there is stands in them.
+    #[test]
+    fn documents_and_commands_know_each_other() {
+        use clap::error::ErrorKind::*;
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let pages = std::fs::read_dir(root.join("docs")).unwrap().flatten().map(|e| e.path());
+        let pages =
+            pages.filter(|p| p.extension().is_some_and(|e| e == "md")).chain([root.join("README.md")]);
+        let mut lines = Vec::new();
+        for page in pages {
+            let text = std::fs::read_to_string(&page).unwrap();
+            lines.extend(called(&text).into_iter().map(|line| (page.clone(), line)));
+        }
+        assert!(lines.len() > 30, "{lines:?}");
+        for (page, line) in &lines {
+            let words = line.split(' ').filter(|w| *w != "...");
+            let Err(e) = super::command().try_get_matches_from(words) else { continue };
+            // A verb may be spoken of without what it needs.
+            let incomplete = [MissingRequiredArgument, MissingSubcommand, DisplayHelp, DisplayVersion];
+            let named =
+                incomplete.contains(&e.kind()) || e.kind() == DisplayHelpOnMissingArgumentOrSubcommand;
+            assert!(named, "{}: `{line}`: {e}", page.display());
+        }
+        let mut open: Vec<(String, clap::Command)> = vec![("kiln".into(), super::command())];
+        while let Some((path, command)) = open.pop() {
+            let mut verbs = command.get_subcommands().filter(|c| !c.is_hide_set()).peekable();
+            if verbs.peek().is_none() {
+                let begins = |l: &str| l == path || l.starts_with(&format!("{path} "));
+                assert!(lines.iter().any(|(_, l)| begins(l)), "`{path}` is in no document");
+            }
+            open.extend(verbs.map(|c| (format!("{path} {}", c.get_name()), c.clone())));
+        }
+    }
 }

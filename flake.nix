@@ -7,7 +7,7 @@
     let
       systems = [ "x86_64-linux" "aarch64-linux" ];
       each = f: nixpkgs.lib.genAttrs systems (system: f nixpkgs.legacyPackages.${system});
-      tools = pkgs: with pkgs; [ qemu xz mmdebstrap dosfstools mtools util-linux e2fsprogs grub2 ];
+      tools = pkgs: with pkgs; [ qemu xz mmdebstrap dosfstools mtools util-linux e2fsprogs grub2 gnupg ];
     in
     {
       packages = each (pkgs: rec {
@@ -19,10 +19,14 @@
           cargoLock.lockFile = ./Cargo.lock;
           # The guest agent is linked statically against glibc.
           buildInputs = [ pkgs.glibc.static ];
-          nativeBuildInputs = [ pkgs.makeWrapper ];
+          nativeBuildInputs = [ pkgs.makeWrapper pkgs.installShellFiles ];
           # Tests start real guests; they run in `cargo xtask test`, not in the sandbox.
           cargoTestFlags = [ "--workspace" "--lib" ];
           postInstall = ''
+            for shell in bash zsh fish; do
+              $out/bin/kiln completion $shell > kiln.$shell
+              installShellCompletion --cmd kiln --$shell kiln.$shell
+            done
             wrapProgram $out/bin/kiln --suffix PATH : ${pkgs.lib.makeBinPath (tools pkgs)}
           '';
         };
@@ -34,6 +38,11 @@
         };
       });
 
-      checks = each (pkgs: { inherit (self.packages.${pkgs.system}) kiln; });
+      checks = each (pkgs: {
+        inherit (self.packages.${pkgs.system}) kiln;
+        format = pkgs.runCommand "kiln-format" { nativeBuildInputs = with pkgs; [ cargo rustfmt ]; } ''
+          cd ${self} && cargo fmt --all --check && touch $out
+        '';
+      });
     };
 }

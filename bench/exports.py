@@ -113,6 +113,25 @@ def jobs(kiln, disk, work):
     return all_formats
 
 
+def missed(results, sizes):
+    """What is not reached of what exports are meant to reach."""
+    for cores in ("1", "2"):
+        cpu = {name.split(",")[0]: value["cpu"] for name, value in results.items() if f", {cores} core" in name}
+        vmdk, theirs = cpu.get("vmdk: kiln"), cpu.get("vmdk: qemu-img")
+        if vmdk and vmdk > theirs / 2:
+            yield f"VMDK on {cores} core(s): {vmdk} CPU s are more than half of {theirs}"
+        both = [cpu.get("raw: qemu-img"), theirs, cpu.get("all: kiln")]
+        if all(both) and both[2] > 1.5 * (both[0] + both[1]):
+            yield f"all formats on {cores} core(s): {both[2]} CPU s, raw and VMDK by qemu-img {both[0]} + {both[1]}"
+    walls = [results.get(f"vmdk: kiln, {cores} core(s)", {}).get("wall") for cores in (1, 2)]
+    if all(walls) and walls[1] >= walls[0]:
+        yield f"VMDK takes {walls[1]} s on two cores, {walls[0]} s on one"
+    for name in FORMATS:
+        theirs, ours = sizes.get(f"qemu.{name}"), sizes.get(f"kiln.{name}")
+        if theirs and ours and ours > 1.03 * theirs:
+            yield f"{name}: {ours} bytes, {theirs} by qemu-img"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=5)
@@ -163,6 +182,8 @@ def main():
         theirs, ours = sizes.get(f"qemu.{name}"), sizes.get(f"kiln.{name}")
         if theirs and ours:
             print(f"{name:44} {theirs / 1e6:8.1f} {ours / 1e6:8.1f} {ours / theirs:8.3f}")
+    if found := list(missed(results, sizes)):
+        sys.exit("\n".join(["", "goals missed:", *found]))
 
 
 if __name__ == "__main__":

@@ -70,6 +70,9 @@ const NEEDS: &[Need] = &[
     for_tests(Program("createrepo_c"), "createrepo-c", "makes the repository that dnf asks in tests"),
     for_tests(Program("gpg"), "gnupg", "signs what the tests pull"),
     for_tests(Program("gpgv"), "gpgv", "checks vendors' signatures"),
+    for_tests(Program("zsh"), "zsh", "reads the completion script that is for it"),
+    for_tests(Program("fish"), "fish", "reads the completion script that is for it"),
+    for_tests(Program("nix-instantiate"), "nix-bin", "reads flake.nix"),
     for_tests(Program("python3"), "python3", "runs the benchmarks"),
     for_tests(Ensurepip, "python3-venv", "holds moto, the S3 store of the tests"),
 ];

@@ -23,7 +23,7 @@ pub fn cargo(arguments: &[&str]) -> Command {
     c
 }
 
-/// `only` may name stages to run: fmt, clippy, tidy, unit, it, vm.
+/// `only` may name stages to run: fmt, tidy, nix, clippy, unit, it, vm.
 pub fn run_stages(only: &[&str], stages: &mut Stages) -> Result {
     let wanted = |name: &str| only.is_empty() || only.contains(&name);
     if wanted("fmt") {
@@ -31,6 +31,14 @@ pub fn run_stages(only: &[&str], stages: &mut Stages) -> Result {
     }
     if wanted("tidy") {
         stages.run("layering, sizes, words", crate::tidy::run)?;
+    }
+    if wanted("nix") {
+        stages.run("syntax of flake.nix", || {
+            // A store that is none: nothing is written, and no user needs rights for it.
+            let flake = shell::root().join("flake.nix");
+            let mut c = command(&["nix-instantiate", "--store", "dummy://", "--parse"]);
+            shell::run(c.arg(flake).stdout(std::process::Stdio::null()))
+        })?;
     }
     if wanted("clippy") {
         stages.run("lints", || {

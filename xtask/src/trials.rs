@@ -1,15 +1,19 @@
 //! The long ones: kills, races for layers, faults in whole builds, booted builds at the same time, pulls,
-//! another S3 store, properties with many cases, fuzzing, benchmarks.
+//! another S3 store, properties with many cases, fuzzing, what we depend on, benchmarks.
 
 use crate::install::{self, Purpose};
 use crate::shell::{self, Result, Stages, command, home, root};
 use crate::test::cargo;
 use std::path::PathBuf;
 
-const ALL: [&str; 9] = ["kills", "layers", "faults", "together", "pulls", "s3", "properties", "fuzz", "bench"];
+const ALL: [&str; 10] =
+    ["kills", "layers", "faults", "together", "pulls", "s3", "properties", "fuzz", "deny", "bench"];
 
 /// A store that is strict about signatures and headers. Building it takes minutes.
 const S3S_FS: [&str; 6] = ["install", "s3s-fs", "--version", "0.14.1", "--features", "binary"];
+
+/// Looks at licences, known weaknesses and sources. Building it takes minutes.
+const CARGO_DENY: [&str; 4] = ["install", "cargo-deny", "--version", "0.20.2"];
 
 pub fn run(only: &[&str]) -> Result {
     if let Some(unknown) = only.iter().find(|name| !ALL.contains(name)) {
@@ -69,6 +73,16 @@ pub fn run(only: &[&str]) -> Result {
     if result.is_ok() && wanted("fuzz") {
         result = stages.run("fuzz", crate::fuzz::run);
     }
+    if result.is_ok() && wanted("deny") {
+        result = stages.run("licences, advisories, sources", deny);
+    }
+    if result.is_ok() && wanted("bench") {
+        result = stages.run("bench of exports", || {
+            let script = root().join("bench/exports.py");
+            let mut c = command(&["python3".as_ref(), script.as_os_str()]);
+            shell::run(c.env("KILN_BENCH_HOME", home().join("bench")))
+        });
+    }
     if result.is_ok() && wanted("bench") {
         result = stages.run("bench of documents", || {
             let script = root().join("bench/documents.py");
@@ -85,6 +99,19 @@ pub fn run(only: &[&str]) -> Result {
     }
     stages.print();
     result
+}
+
+/// With the cargo-deny that is there, else with one of our own.
+fn deny() -> Result {
+    let program = match shell::which("cargo-deny") {
+        Some(program) => program,
+        None => {
+            let folder = shell::target().join("cargo-deny");
+            shell::run(cargo(&CARGO_DENY).arg("--locked").arg("--root").arg(&folder))?;
+            folder.join("bin/cargo-deny")
+        }
+    };
+    shell::run(command(&[program.as_os_str()]).arg("check").current_dir(root()))
 }
 
 /// Runs a script of tests/trials, once its base is there.

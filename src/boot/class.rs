@@ -4,6 +4,8 @@ use crate::machine::Exit;
 use std::fmt;
 
 /// Why a boot failed, as far as the console shows it.
+///
+/// `tests/vm/classes.rs` breaks a real guest for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
     NoBootEntry,
@@ -22,54 +24,82 @@ pub enum Class {
     Unknown,
 }
 
-/// Words of firmwares, boot loaders, kernels, initramfs and systemd. The first that is found decides:
-/// a panic is the last thing that is said, what led to it stands before it.
-const SIGNS: &[(Class, &[&str])] = &[
-    (
+/// What a console says that tells the class.
+struct Sign {
+    class: Class,
+    /// Nothing good comes after it, so that nobody has to wait for the limit.
+    last: bool,
+    /// Parts of lines, of which one is enough.
+    words: &'static [&'static str],
+}
+
+const fn last(class: Class, words: &'static [&'static str]) -> Sign {
+    Sign { class, last: true, words }
+}
+
+/// The guest may get over it; if it does not, it was this.
+const fn hint(class: Class, words: &'static [&'static str]) -> Sign {
+    Sign { class, last: false, words }
+}
+
+/// Words of firmwares, boot loaders, kernels, initramfs-tools, dracut and systemd. The first that is
+/// found decides: a panic or a shell is the last thing that is seen, what led to it stands before it.
+const SIGNS: &[Sign] = &[
+    last(
         Class::NoBootEntry,
         &[
-            "No bootable device",
-            "Boot failed: not a bootable disk",
-            "Boot failed: could not read the boot disk",
-            "No bootable option or device was found",
-            "error: no such partition",
-            "Entering rescue mode",
+            // SeaBIOS
+            "No bootable device.",
+            // OVMF, with and without a shell in it
+            "BdsDxe: No bootable option or device was found",
+            UEFI_SHELL,
+            // GRUB
+            "Entering rescue mode...",
+            "grub rescue>",
         ],
     ),
-    (
+    last(
         Class::OutOfMemory,
-        &["System is deadlocked on memory", "Out of memory and no killable processes", "out of memory."],
+        &[
+            "System is deadlocked on memory",
+            "Out of memory and no killable processes",
+            // GRUB
+            "error: out of memory.",
+        ],
     ),
-    (
+    hint(Class::OutOfMemory, &["Initramfs unpacking failed: write error", "Out of memory: Killed process"]),
+    last(
         Class::NoRootDevice,
         &[
+            // initramfs-tools
             "Gave up waiting for root file system device",
             "Gave up waiting for root device",
             "Unable to mount root fs",
-            "Cannot open root device",
         ],
     ),
-    (
+    hint(Class::NoRootDevice, &["Cannot open root device", "dracut-initqueue timeout"]),
+    hint(Class::DiskFull, &["No space left on device"]),
+    last(
         Class::InitMissing,
-        &[
-            "No working init found",
-            "Attempted to kill init",
-            "Target filesystem doesn't have requested",
-            "No init found. Try passing init=",
-        ],
+        &["No working init found", "Attempted to kill init", "No init found. Try passing init="],
     ),
-    (Class::DiskFull, &["No space left on device"]),
-    (Class::KernelPanic, &["Kernel panic - not syncing", "end Kernel panic"]),
-    (
+    last(Class::KernelPanic, &["Kernel panic - not syncing"]),
+    last(
         Class::EmergencyShell,
         &[
             "You are in emergency mode",
             "You are in rescue mode",
             "Cannot open access to console, the root account is locked",
+            // dracut
+            "Entering emergency mode. Exit the shell to continue.",
+            "Press Enter for emergency shell",
+            // initramfs-tools
             "(initramfs)",
         ],
     ),
-    (
+    // initramfs-tools, which then takes another init or a shell.
+    hint(Class::InitMissing, &["Target filesystem doesn't have requested"]),
+    last(
         Class::AgentNotStarted,
         &[
             "no disk has the serial kiln-agent",
@@ -80,16 +110,23 @@ const SIGNS: &[(Class, &[&str])] = &[
     ),
 ];
 
-/// Signs after which nothing good comes any more, so that nobody has to wait for the limit.
-const FINAL: &[Class] = &[
-    Class::NoBootEntry,
-    Class::OutOfMemory,
-    Class::NoRootDevice,
-    Class::InitMissing,
-    Class::KernelPanic,
-    Class::EmergencyShell,
-    Class::AgentNotStarted,
-];
+/// The prompt of the shell in UEFI firmware, which is a line of its own. What it says before may still
+/// end in `startup.nsh`.
+const UEFI_SHELL: &str = "Shell>";
+
+fn says(line: &str, word: &str) -> bool {
+    match word {
+        UEFI_SHELL => line.trim() == word,
+        // Of watches on files the kernel says that no space is left on a device.
+        _ => line.contains(word) && !line.contains("inotify"),
+    }
+}
+
+impl Sign {
+    fn is_in(&self, console: &[String]) -> bool {
+        console.iter().any(|line| self.words.iter().any(|word| says(line, word)))
+    }
+}
 
 impl Class {
     /// From the console's lines and, if the machine has ended, how.
@@ -99,9 +136,8 @@ impl Class {
             Some(Exit::Crashed { .. }) => return Class::QemuFailed,
             _ => {}
         }
-        let said = |signs: &[&str]| console.iter().any(|line| signs.iter().any(|s| line.contains(s)));
-        if let Some((class, _)) = SIGNS.iter().find(|(_, signs)| said(signs)) {
-            return *class;
+        if let Some(sign) = SIGNS.iter().find(|sign| sign.is_in(console)) {
+            return sign.class;
         }
         match exit {
             Some(Exit::Panicked) => Class::KernelPanic,
@@ -115,9 +151,34 @@ impl Class {
         }
     }
 
-    /// A class whose boot cannot succeed any more, though the machine still runs.
-    pub fn is_final(self) -> bool {
-        FINAL.contains(&self)
+    /// The line that the class is told from, where one tells it.
+    pub fn sign(console: &[String]) -> Option<&str> {
+        let sign = SIGNS.iter().find(|sign| sign.is_in(console))?;
+        console.iter().rev().find(|line| sign.is_in(std::slice::from_ref(*line))).map(String::as_str)
+    }
+
+    /// Whether the console shows that the boot cannot succeed any more, though the machine still runs.
+    pub fn is_decided(console: &[String]) -> bool {
+        SIGNS.iter().any(|sign| sign.last && sign.is_in(console))
+    }
+
+    /// For programs: `class` in failures.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Class::NoBootEntry => "no-boot-entry",
+            Class::NoRootDevice => "no-root-device",
+            Class::InitMissing => "init-missing",
+            Class::OutOfMemory => "out-of-memory",
+            Class::DiskFull => "disk-full",
+            Class::KernelPanic => "kernel-panic",
+            Class::EmergencyShell => "emergency-shell",
+            Class::AgentNotStarted => "agent-not-started",
+            Class::FirmwareLoop => "firmware-loop",
+            Class::RebootUnasked => "reboot-unasked",
+            Class::HostDisk => "host-disk",
+            Class::QemuFailed => "qemu-failed",
+            Class::Unknown => "unknown",
+        }
     }
 
     pub fn hint(self) -> &'static str {
@@ -128,7 +189,9 @@ impl Class {
             Class::NoRootDevice => {
                 "The kernel command line names a root that is not there: check root= in the disk's boot loader."
             }
-            Class::InitMissing => "The root file system has no working init: check init= and /sbin/init.",
+            Class::InitMissing => {
+                "The root file system has no working init: check init= in the disk's boot loader, and /sbin/init."
+            }
             Class::OutOfMemory => "Give the guest more memory (`kiln: {memory: ...}` in the recipe).",
             Class::DiskFull => "Give the image a larger disk (`blockDeviceMappings`, `volumeSize`).",
             Class::KernelPanic => {
@@ -140,7 +203,9 @@ impl Class {
             Class::AgentNotStarted => {
                 "The guest is up, but could not start kiln's agent; the console says why."
             }
-            Class::FirmwareLoop => "The firmware gave up and reset the machine; try the other firmware.",
+            Class::FirmwareLoop => {
+                "Neither kernel nor console says why: the boot loader may be for another firmware (`kiln base inspect`) or CPU."
+            }
             Class::RebootUnasked => "Something in the guest reboots while it boots.",
             Class::HostDisk => "Look at the disk of this host where kiln's home folder is.",
             Class::QemuFailed => {
@@ -156,15 +221,15 @@ impl Class {
 impl fmt::Display for Class {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Class::NoBootEntry => "the firmware found nothing to boot",
+            Class::NoBootEntry => "firmware and boot loader found nothing to boot",
             Class::NoRootDevice => "the root file system was not found",
-            Class::InitMissing => "the kernel found no init to start",
+            Class::InitMissing => "the init is missing or ended",
             Class::OutOfMemory => "the guest ran out of memory",
             Class::DiskFull => "the guest's disk is full",
             Class::KernelPanic => "the guest's kernel panicked",
             Class::EmergencyShell => "the boot ended in an emergency shell",
             Class::AgentNotStarted => "the guest came up, kiln's agent in it did not",
-            Class::FirmwareLoop => "the firmware reset the machine",
+            Class::FirmwareLoop => "firmware or boot loader reset the machine",
             Class::RebootUnasked => "the guest rebooted before its boot was over",
             Class::HostDisk => "this host's disk failed it",
             Class::QemuFailed => "QEMU failed",
@@ -178,6 +243,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn only_what_nobody_gets_over_ends_the_wait() {
+        let decided = |text: &str| Class::is_decided(&[text.to_owned()]);
+        assert!(decided("[    1.2] Kernel panic - not syncing: Fatal exception") && decided("Shell> "));
+        for goes_on in ["dd: No space left on device", "Target filesystem doesn't have requested /init."] {
+            assert!(!decided(goes_on), "{goes_on}");
+        }
+    }
+
+    #[test]
     fn the_cause_wins_over_the_panic_it_leads_to() {
         let class = |text: &str, exit| Class::of(&text.lines().map(str::to_owned).collect::<Vec<_>>(), exit);
         let panic = "VFS: Unable to mount root fs on unknown-block(0,0)\nKernel panic - not syncing: VFS";
@@ -188,6 +262,8 @@ mod tests {
         assert_eq!(class("Linux version 6.1", Some(&Exit::GuestReset)), Class::RebootUnasked);
         assert_eq!(class("SeaBIOS", Some(&Exit::GuestReset)), Class::FirmwareLoop);
         assert_eq!(class("all is well", None), Class::Unknown);
+        assert_eq!(class("Shell> fs0:", None), Class::Unknown, "a startup.nsh may still boot");
+        assert_eq!(class("inotify: No space left on device", None), Class::Unknown);
         let full = Exit::HostDisk { reason: "No space left on device".into(), no_space: true };
         assert_eq!(class("sh: write error: No space left on device", Some(&full)), Class::HostDisk);
         assert_eq!(class("sh: write error: No space left on device", None), Class::DiskFull);

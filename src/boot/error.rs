@@ -64,8 +64,18 @@ impl BootError {
         }
     }
 
+    /// What kept the guest from coming up, where there was a guest.
+    pub fn class(&self) -> Option<Class> {
+        match self {
+            BootError::Down { class, .. } | BootError::Silent { class, .. } => Some(*class),
+            BootError::Machine(MachineError::NotStarted { .. }) => Some(Class::QemuFailed),
+            _ => None,
+        }
+    }
+
     pub fn failure(&self) -> Failure {
         let mut failure = Failure::from_error(self.kind(), self);
+        failure.class = self.class().map(Class::as_str);
         match self {
             BootError::Machine(e) => failure.hints.extend(e.hint()),
             BootError::Appliance(e) => return e.failure(),

@@ -2,7 +2,7 @@
 
 use super::error::BootError;
 use super::ready::{self, NotReady, Ready, Waiting};
-use super::start::{BootRequest, CONSOLE_LINES, Started, down_with, start};
+use super::start::{BootRequest, CONSOLE_LINES, Started, decided, down_with, start};
 use crate::appliance::Alive;
 use crate::guest::session::Interaction;
 use crate::guest::{Guest, GuestError, GuestFiles, Interactive, Sink};
@@ -182,6 +182,9 @@ async fn up(
             ready = waiting => ready,
             exit = alive.machine.wait_exit(&patience) => {
                 return Err(down_with(request, &alive.machine, Some(exit?)).await);
+            }
+            () = decided(&alive.machine) => {
+                return Err(down_with(request, &alive.machine, alive.machine.exited()).await);
             }
         }
     };

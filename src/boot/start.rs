@@ -20,7 +20,11 @@ use tokio::time::Instant;
 pub(super) const CONSOLE_LINES: usize = 30;
 /// Of the console, what a boot's failure is told from.
 const CLASS_LINES: usize = 400;
-const TELL_EVERY: Duration = Duration::from_secs(5);
+const TELL_EVERY: u32 = 5;
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const SCREENSHOT_LIMIT: Duration = Duration::from_secs(5);
+/// Distributions' kernels with their initramfs need at least this, in MiB.
+const LEAST_MEMORY: u32 = 128;
 /// A console that shows the end may still be writing about it.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -93,6 +97,7 @@ pub(super) async fn start(
     let begun = Instant::now();
     let connecting = Session::connect(link, Expect::new(&nonce), patience);
     tokio::pin!(connecting);
+    let mut looks = 0;
     let session = loop {
         tokio::select! {
             biased;
@@ -100,11 +105,15 @@ pub(super) async fn start(
             exit = machine.wait_exit(patience) => {
                 return Err(down_with(request, &machine, Some(exit?)).await);
             }
-            () = tokio::time::sleep(TELL_EVERY) => {}
+            () = tokio::time::sleep(LOOK_EVERY) => {}
         }
-        if Class::of(&machine.console_tail(CLASS_LINES), None).is_final() {
+        if is_decided(&machine) {
             tokio::time::sleep(GRACE).await;
             return Err(down_with(request, &machine, machine.exited()).await);
+        }
+        looks += 1;
+        if looks % TELL_EVERY != 0 {
+            continue;
         }
         let at = machine.console_tail(1).pop().unwrap_or_default();
         let what = format!("the guest's agent; the console is at: {}", clean(&at));
@@ -114,9 +123,13 @@ pub(super) async fn start(
         Ok(session) => Ok((Alive { machine, session }, Started { spec, nonce })),
         Err(GuestError::Impatience(cancelled @ Impatience::Cancelled { .. })) => Err(cancelled.into()),
         Err(source) => {
-            let class = Class::of(&machine.console_tail(CLASS_LINES), machine.exited().as_ref());
+            // A link that breaks is mostly a machine that ends: then the end is what to tell.
+            if let Ok(exit) = machine.wait_exit(&Patience::new(GRACE, &patience.cancel)).await {
+                return Err(down_with(request, &machine, Some(exit)).await);
+            }
+            let class = class(request, &machine, machine.exited().as_ref());
             let screenshot = screenshot(request, &machine).await;
-            Err(BootError::Silent { class, source, console: machine.console_tail(CONSOLE_LINES), screenshot })
+            Err(BootError::Silent { class, source, console: told(&machine), screenshot })
         }
     }
 }
@@ -215,8 +228,48 @@ pub(super) async fn down_with(request: &BootRequest, machine: &Machine, exit: Op
         None => screenshot(request, machine).await,
         Some(_) => None,
     };
-    let class = Class::of(&machine.console_tail(CLASS_LINES), exit.as_ref());
-    BootError::Down { class, exit, console: machine.console_tail(CONSOLE_LINES), screenshot }
+    let class = class(request, machine, exit.as_ref());
+    BootError::Down { class, exit, console: told(machine), screenshot }
+}
+
+/// The console's last lines, and the one that tells the class: a panic writes much about itself.
+fn told(machine: &Machine) -> Vec<String> {
+    let all = machine.console_tail(CLASS_LINES);
+    let mut lines = all[all.len().saturating_sub(CONSOLE_LINES)..].to_vec();
+    if let Some(sign) = Class::sign(&all)
+        && lines.iter().all(|line| line != sign)
+    {
+        lines.insert(0, sign.to_owned());
+    }
+    lines
+}
+
+/// Returns when the console shows that this boot comes to nothing.
+pub(super) async fn decided(machine: &Machine) {
+    while !is_decided(machine) {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    tokio::time::sleep(GRACE).await;
+}
+
+fn is_decided(machine: &Machine) -> bool {
+    Class::is_decided(&machine.console_tail(CLASS_LINES))
+}
+
+fn class(request: &BootRequest, machine: &Machine, exit: Option<&Exit>) -> Class {
+    let console = machine.console_tail(CLASS_LINES);
+    match Class::of(&console, exit) {
+        // Firmware and boot loader were passed by. A kernel that has no room dies before its first word.
+        Class::FirmwareLoop
+            if request.route == Route::Overlay
+                && console.is_empty()
+                && request.spec.memory_mib < LEAST_MEMORY =>
+        {
+            Class::OutOfMemory
+        }
+        Class::FirmwareLoop if request.route == Route::Overlay => Class::RebootUnasked,
+        class => class,
+    }
 }
 
 async fn screenshot(request: &BootRequest, machine: &Machine) -> Option<PathBuf> {
@@ -224,7 +277,7 @@ async fn screenshot(request: &BootRequest, machine: &Machine) -> Option<PathBuf>
         return None;
     }
     let path = request.folder.join("screen.png");
-    let patience = Patience::new(TELL_EVERY, &Default::default());
+    let patience = Patience::new(SCREENSHOT_LIMIT, &Default::default());
     machine.screenshot(&path, &patience).await.ok().map(|_| path)
 }
 

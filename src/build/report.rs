@@ -113,6 +113,7 @@ impl Report<'_> {
             ("Phase", f.phase.clone()),
             ("Step", f.step.clone()),
             ("Action", f.action.clone()),
+            ("Class", f.class.map(str::to_owned)),
             ("Exit code", f.exit_code.map(|c| c.to_string())),
         ];
         place.into_iter().filter_map(|(n, v)| v.map(|v| (n, v))).for_each(|(n, v)| row(n, v));

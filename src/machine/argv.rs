@@ -127,6 +127,10 @@ pub fn shape(spec: &MachineSpec, cpu: &str) -> String {
 
 fn machine(spec: &MachineSpec, layout: &Layout) -> String {
     let (kind, options) = match spec.architecture {
+        // What SeaBIOS, and boot loaders through it, write to the screen goes to the console, too.
+        Architecture::X86_64 if spec.screen && !spec.has_uefi() && spec.kernel.is_none() => {
+            ("q35", "smm=off,vmport=off,graphics=off")
+        }
         Architecture::X86_64 => ("q35", "smm=off,vmport=off"),
         Architecture::Aarch64 => ("virt", "gic-version=max"),
     };

@@ -65,6 +65,8 @@ pub struct Failure {
     pub phase: Option<String>,
     pub step: Option<String>,
     pub action: Option<String>,
+    /// What kept a guest from coming up, in one word for programs.
+    pub class: Option<&'static str>,
     pub exit_code: Option<i32>,
     /// The last lines the step wrote, oldest first, secrets already masked.
     pub last_lines: Vec<String>,
@@ -89,6 +91,7 @@ impl Failure {
             phase: None,
             step: None,
             action: None,
+            class: None,
             exit_code: None,
             last_lines: Vec::new(),
             console: Vec::new(),

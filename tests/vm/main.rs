@@ -5,6 +5,7 @@ mod bases;
 mod boot;
 mod bootsector;
 mod build;
+mod classes;
 mod contract;
 mod diff;
 mod disks;

@@ -56,6 +56,7 @@ fn human(f: &Failure) -> String {
         ("phase", f.phase.clone()),
         ("step", f.step.clone()),
         ("action", f.action.clone()),
+        ("class", f.class.map(str::to_owned)),
         ("exit code", f.exit_code.map(|c| c.to_string())),
     ];
     for (name, value) in place {
@@ -93,6 +94,7 @@ pub fn json(f: &Failure) -> serde_json::Value {
             "phase": f.phase,
             "step": f.step,
             "action": f.action,
+            "class": f.class,
             "stepExitCode": f.exit_code,
             "lastLines": f.last_lines,
             "console": f.console,

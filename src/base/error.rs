@@ -119,6 +119,10 @@ fn kind(error: &BaseError) -> FailureKind {
         BaseError::Pull { source, .. } => kind_of_pull(source),
         BaseError::Disk(DiskError::Impatience(source))
         | BaseError::Foreign(ForeignError::Disk(DiskError::Impatience(source))) => of_wait(source),
+        BaseError::Foreign(ForeignError::Disk(DiskError::Tool {
+            source: CommandError::Missing { .. },
+            ..
+        })) => FailureKind::Environment,
         BaseError::Import { .. }
         | BaseError::Ova { .. }
         | BaseError::Digest { .. }

@@ -11,7 +11,8 @@ Exit codes:
   2  bad usage, recipe or document         8  network or cloud failed
   3  validate or test phase failed       124  timed out
   4  a policy said no                    130  interrupted
-  5  not found                            70  a defect of kiln: please report it";
+  5  not found                           141  nobody reads the output any more
+ 70  a defect of kiln: please report it       (docs/exit-codes.md tells more)";
 
 pub fn code(kind: FailureKind) -> u8 {
     match kind {

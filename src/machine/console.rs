@@ -35,12 +35,7 @@ impl Console {
         let tail = self.tail.lock().expect("no panic while held");
         let bytes: Vec<u8> = tail.iter().copied().collect();
         drop(tail);
-        let text = printable(&bytes);
-        // A carriage return draws the line anew: the last drawing counts.
-        let drawn = |l| str::trim_end_matches(l, '\r').rsplit('\r').next().unwrap_or_default();
-        let lines: Vec<&str> = text.lines().map(drawn).filter(|l| !l.trim().is_empty()).collect();
-        let shorten = |l: &&str| l.chars().take(LINE).collect();
-        lines[lines.len().saturating_sub(n)..].iter().map(shorten).collect()
+        last_lines(&bytes, n)
     }
 
     fn keep(&self, bytes: &[u8]) {
@@ -67,6 +62,16 @@ impl Console {
             }
         }
     }
+}
+
+/// The last `n` lines of what a console said, as a person reads them.
+pub fn last_lines(console: &[u8], n: usize) -> Vec<String> {
+    let text = printable(console);
+    // A carriage return draws the line anew: the last drawing counts.
+    let drawn = |l| str::trim_end_matches(l, '\r').rsplit('\r').next().unwrap_or_default();
+    let lines: Vec<&str> = text.lines().map(drawn).filter(|l| !l.trim().is_empty()).collect();
+    let shorten = |l: &&str| l.chars().take(LINE).collect();
+    lines[lines.len().saturating_sub(n)..].iter().map(shorten).collect()
 }
 
 /// Everything recorded in a machine's folder, oldest first; where the middle is missing a line says so.

@@ -18,7 +18,7 @@ mod screen;
 mod spec;
 
 pub use argv::{Layout, argv, shape};
-pub use console::{Console, read_console};
+pub use console::{Console, last_lines, read_console};
 pub use error::MachineError;
 pub use exit::Exit;
 pub use life::{Identity, Machine, reap};

@@ -14,6 +14,7 @@ use crate::build::state::Verdict;
 use crate::build::workshop::{Visitor, Workshop};
 use crate::catalog::image::Image;
 use crate::component::World;
+use crate::machine::last_lines;
 use crate::model::{Failure, FailureKind, ImageStatus, Stage, VersionedName};
 use crate::support::files;
 use crate::support::wait::Patience;
@@ -269,8 +270,7 @@ fn write_report(service: &Service, begun: &Begun, verdict: &Verdict) -> Option<P
         .collect();
     // The machine that ran last is the one that a failure is about.
     let console = records.consoles().pop().map(|(_, text)| text).unwrap_or_default();
-    let mut console: Vec<String> = console.lines().map(str::to_owned).collect();
-    console.drain(..console.len().saturating_sub(CONSOLE_LINES));
+    let console = last_lines(console.as_bytes(), CONSOLE_LINES);
     let failure = match verdict {
         Verdict::Failed(failure) => Some(&**failure),
         _ => None,
@@ -290,7 +290,7 @@ fn write_report(service: &Service, begun: &Begun, verdict: &Verdict) -> Option<P
         console: &console,
         screenshots: &screenshots,
     };
-    let path = begun.folder.join("report.html");
+    let path = records.report_path();
     files::write_atomic(&path, report.html().as_bytes()).ok()?;
     Some(path)
 }

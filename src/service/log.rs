@@ -74,6 +74,27 @@ impl Records {
         Ok(found)
     }
 
+    /// Where its report is, once it has ended.
+    pub fn report_path(&self) -> PathBuf {
+        self.folder.join("report.html")
+    }
+
+    /// The report: one HTML file that needs nothing else.
+    pub fn report(&self) -> Result<Vec<u8>, Failure> {
+        let path = self.report_path();
+        std::fs::read(&path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => {
+                let message =
+                    format!("build {} has no report (yet): it is {}", self.build.id, self.build.state);
+                Failure::new(FailureKind::NotFound, message).hint(format!(
+                    "It is written when a build ends; until then `kiln log {}` tells.",
+                    self.build.id
+                ))
+            }
+            _ => unreadable(&path, e),
+        })
+    }
+
     /// What each machine of the build wrote to its console: a name and the text.
     pub fn consoles(&self) -> Vec<(&'static str, String)> {
         self.machines()

@@ -1,6 +1,82 @@
 //! The command line as such.
 
+use kiln::catalog::artifact::{Artifact, digest_bytes};
+use kiln::catalog::image::NewImage;
+use kiln::catalog::{Catalog, home::Home};
+use kiln::model::Architecture;
 use std::process::{Command, Stdio};
+
+/// Runs kiln in this home; returns the exit code, and what is on stdout.
+fn kiln(home: &std::path::Path, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_kiln"))
+        .args(["--format", "json", "--home"])
+        .arg(home)
+        .args(arguments)
+        .env_remove("KILN_ACCEL")
+        .env("PATH", "/nowhere")
+        .current_dir(home)
+        .output()
+        .unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The rows of docs/exit-codes.md that need no guest.
+#[test]
+fn exit_codes_are_those_of_the_table() {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::write(home.path().join("recipe.yaml"), "name: n\nversion: one\n").unwrap();
+    std::fs::write(home.path().join("disk.raw"), vec![0; 1 << 20]).unwrap();
+    // An image that is still at work, as another kiln would have it.
+    let catalog = Catalog::open(Home::new(home.path())).unwrap();
+    let parent = home.path().join("parent");
+    std::fs::write(&parent, "parent").unwrap();
+    let digest = digest_bytes(b"parent");
+    catalog.store_file(&parent, "qcow2", &digest).unwrap();
+    let begun = catalog.write(|t| {
+        let (digest, format) = (digest.clone(), "qcow2".to_owned());
+        t.add_artifact(&Artifact { digest, format, bytes: 6, virtual_size: 6, backing: None, file: None })?;
+        let (name, version) = ("busy".parse().unwrap(), "1.0.0".parse().unwrap());
+        t.add_image(&NewImage {
+            recipe: t.register_recipe(&name, version, "d", "data")?,
+            name,
+            version,
+            architecture: Architecture::HOST,
+            inputs: "k".into(),
+            parent_name: "debian-12".into(),
+            parent: digest_bytes(b"parent"),
+            details: "{}".into(),
+        })
+    });
+    begun.unwrap();
+    drop(catalog);
+    let table: [(i32, &str, &[&str]); 9] = [
+        (0, "", &["image", "list"]),
+        (2, "", &["image", "lst"]),
+        (2, "", &["build", "--no-such-option"]),
+        (2, "Input", &["plan", "recipe.yaml"]),
+        (5, "NotFound", &["image", "show", "none"]),
+        (5, "NotFound", &["log", "none"]),
+        (5, "NotFound", &["report", "none"]),
+        (6, "Conflict", &["image", "export", "busy"]),
+        (7, "Environment", &["base", "import", "disk.raw", "--name", "none"]),
+    ];
+    let documented =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/exit-codes.md")).unwrap();
+    for (code, kind, arguments) in table {
+        let (got, said) = kiln(home.path(), arguments);
+        assert_eq!(got, Some(code), "{arguments:?}: {said}");
+        let row = match kind {
+            "" => format!("| {code} | "),
+            _ => {
+                let error = &serde_json::from_str::<serde_json::Value>(&said).unwrap()["error"];
+                assert_eq!((&error["kind"], &error["exitCode"]), (&kind.into(), &code.into()), "{said}");
+                assert!(error["class"].is_null());
+                format!("| {code} | `{kind}` |")
+            }
+        };
+        assert!(documented.contains(&row), "{row}");
+    }
+}
 
 #[test]
 fn a_reader_that_has_seen_enough_is_no_defect() {

@@ -13,6 +13,7 @@ mod log;
 mod packages;
 mod plan;
 mod planning;
+mod report;
 mod retry;
 mod run;
 mod shell;
@@ -34,6 +35,7 @@ pub enum Command {
     Image(image::Arguments),
     Log(log::Arguments),
     Plan(plan::Arguments),
+    Report(report::Arguments),
     Retry(retry::Arguments),
     Run(run::Arguments),
     Shell(shell::Arguments),
@@ -53,6 +55,7 @@ pub async fn run(command: Command, settings: &Settings, cancel: &CancellationTok
         Command::Image(arguments) => image::run(arguments, settings, cancel).await,
         Command::Log(arguments) => log::run(arguments, settings),
         Command::Plan(arguments) => plan::run(arguments, settings, cancel).await,
+        Command::Report(arguments) => report::run(arguments, settings),
         Command::Retry(arguments) => retry::run(arguments, settings, cancel).await,
         Command::Run(arguments) => run::run(arguments, settings, cancel).await,
         Command::Shell(arguments) => shell::run(arguments, settings, cancel).await,

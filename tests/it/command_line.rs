@@ -44,6 +44,9 @@ fn exit_codes_are_those_of_the_table() {
             inputs: "k".into(),
             parent_name: "debian-12".into(),
             parent: digest_bytes(b"parent"),
+            components: Vec::new(),
+            tags: Vec::new(),
+            parent_image: None,
             details: "{}".into(),
         })
     });

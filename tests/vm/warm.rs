@@ -92,6 +92,9 @@ async fn a_machine_whose_memory_cannot_be_saved_says_so() {
     assert!(error.to_string().contains("nvme"), "{error}");
 }
 
+/// What the clock of a guest that woke may be off.
+const CLOCK: Duration = Duration::from_millis(100);
+
 const SLEPT: &str = "the nonce of the start that was saved";
 
 /// The appliance without a disk: the smallest guest with an agent.
@@ -121,28 +124,38 @@ async fn random(alive: &Alive) -> Vec<u8> {
     bytes
 }
 
-/// The guest's clock against ours, as the time stamp of a file made just now tells it.
+/// The guest's clock against ours, as the time stamp of a folder made just now tells it. Returns how far it
+/// is off at worst, whenever between question and answer it was looked at.
 async fn clock_error(alive: &Alive) -> Duration {
-    let put = |path: &str| Operation::MakeFolder {
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let make = |path: &str| Operation::MakeFolder {
         path: path.into(),
         mode: 0o755,
         parents: false,
         owner: None,
         group: None,
     };
-    // Its time stamp has whole seconds: the moment at which they change is the guest's clock.
-    let (mut last, mut number) = (0, 0);
-    loop {
+    let (mut last, mut asked_last, mut best) = (0, Duration::ZERO, Duration::MAX);
+    let begun = std::time::Instant::now();
+    for number in 0.. {
         let path = format!("/tmp/now-{number}");
-        alive.call(put(&path), &patience(10)).await.unwrap();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let asked = now();
+        alive.call(make(&path), &patience(10)).await.unwrap();
+        let answered = now();
         let stat = alive.call(Operation::Stat { path, follow: false }, &patience(10)).await.unwrap();
         let kiln_protocol::message::Reply::Stat(Some(entry)) = stat else { panic!("{stat:?}") };
+        // The stamp has whole seconds: the second began after the last folder was asked for.
         if last != 0 && entry.modified != last {
-            return now.abs_diff(Duration::from_secs(entry.modified as u64));
+            let began = Duration::from_secs(entry.modified as u64);
+            best = best.min(began.abs_diff(asked_last).max(began.abs_diff(answered)));
         }
-        (last, number) = (entry.modified, number + 1);
+        // On a busy host most answers come too late to tell anything.
+        if best < CLOCK || begun.elapsed() > Duration::from_secs(30) {
+            break;
+        }
+        (last, asked_last) = (entry.modified, asked);
     }
+    best
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -169,7 +182,7 @@ async fn two_guests_of_one_memory_are_two_guests() {
     assert_ne!(first, second);
     for alive in [&one, &two] {
         let error = clock_error(alive).await;
-        assert!(error < Duration::from_millis(100), "{error:?}");
+        assert!(error < CLOCK, "{error:?}");
     }
     // A woken guest can be laid down again, as itself.
     let nonce = two.session.hello().nonce.clone();
@@ -212,7 +225,7 @@ fn shell(bench: &Bench) -> Said {
     let mut next = || lines.next().map(Result::unwrap).unwrap_or_default();
     let (machine_id, boot_id, random) = (next(), next(), next());
     let mut clock = Duration::MAX;
-    for _ in 0..20 {
+    for _ in 0..100 {
         let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let asked = now();
         keys.write_all(b"\n").unwrap();
@@ -254,7 +267,7 @@ fn shells_and_builds_wake_what_has_booted_and_boot_when_it_is_damaged() {
     }
     let all = [&first, &second, &third];
     for (index, said) in all.iter().enumerate() {
-        assert!(said.clock < Duration::from_millis(100), "{said:?}");
+        assert!(said.clock < CLOCK, "{said:?}");
         assert_eq!(said.machine_id.len(), 32);
         for other in &all[..index] {
             assert_ne!(said.machine_id, other.machine_id);

@@ -123,7 +123,7 @@ pub fn df(service: &Service) -> Result<Vec<Kept>, Failure> {
     count.tree(&home.appliance(), &|_| Kind::Appliance);
     for entry in std::fs::read_dir(home.root()).into_iter().flatten().flatten() {
         let kind = match &*name_of(&entry.path()) {
-            "downloads" | "component-downloads" => Kind::Downloads,
+            "downloads" | "component-downloads" | "pulls" => Kind::Downloads,
             "warm" => Kind::WarmStates,
             "secret" | "settings.yaml" => Kind::Catalog,
             name if name.starts_with("catalog.db") => Kind::Catalog,

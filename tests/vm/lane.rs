@@ -116,7 +116,7 @@ async fn components_leave_what_they_made_and_nothing_else() {
     assert_eq!(plan["components"][0]["run"], "appliance");
     let built = build(&bench, "recipe.yaml");
     assert_eq!(built["status"], "AVAILABLE", "{built:#}");
-    assert!(machines("lane").is_empty());
+    assert!(machines(bench.folder.to_str().unwrap()).is_empty());
 
     let mut wanted = BTreeMap::new();
     on_host(&tree, "", &mut wanted);

@@ -99,7 +99,7 @@ fn what_follows_an_edit_runs_and_nothing_else() {
     let (code, fifth) = events(&bench, &["build", "recipe.yaml", "--no-cache"]);
     assert_eq!((code, steps(&fifth)), (0, COMPONENTS.to_vec()));
     check_store(&bench);
-    assert!(machines("edits").is_empty());
+    assert!(machines(bench.folder.to_str().unwrap()).is_empty());
 
     let unknown = bench.run(&["shell", "edits/1.0.0/1", "--after", "four"]);
     assert_eq!(unknown.status.code(), Some(5));

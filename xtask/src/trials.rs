@@ -1,13 +1,13 @@
-//! The long ones: kills, races for layers, faults in whole builds, booted builds at the same time, pulls,
-//! another S3 store, properties with many cases, fuzzing, what we depend on, benchmarks.
+//! The long ones: kills, races for layers, what layers are worth, faults in whole builds, booted builds at
+//! the same time, pulls, another S3 store, properties with many cases, fuzzing, what we depend on, benchmarks.
 
 use crate::install::{self, Purpose};
 use crate::shell::{self, Result, Stages, command, home, root};
 use crate::test::cargo;
 use std::path::PathBuf;
 
-const ALL: [&str; 10] =
-    ["kills", "layers", "faults", "together", "pulls", "s3", "properties", "fuzz", "deny", "bench"];
+const ALL: [&str; 11] =
+    ["kills", "layers", "canary", "faults", "together", "pulls", "s3", "properties", "fuzz", "deny", "bench"];
 
 /// A store that is strict about signatures and headers. Building it takes minutes.
 const S3S_FS: [&str; 6] = ["install", "s3s-fs", "--version", "0.14.1", "--features", "binary"];
@@ -22,7 +22,7 @@ pub fn run(only: &[&str]) -> Result {
     let wanted = |name: &str| only.is_empty() || only.contains(&name);
     let mut stages = Stages::default();
     stages.run("what this machine needs", || install::run(Purpose::Test))?;
-    if ["kills", "layers", "faults", "together", "pulls", "bench"].into_iter().any(wanted) {
+    if ["kills", "layers", "canary", "faults", "together", "pulls", "bench"].into_iter().any(wanted) {
         stages.run("build kiln and its agent", || {
             shell::run(&mut cargo(&["build", "--release", "--locked"]))
         })?;
@@ -33,6 +33,9 @@ pub fn run(only: &[&str]) -> Result {
     }
     if result.is_ok() && wanted("layers") {
         result = stages.run("layers", || python("layers", "debian-12-minimal"));
+    }
+    if result.is_ok() && wanted("canary") {
+        result = stages.run("canary", || python("canary", "debian-12-minimal"));
     }
     if result.is_ok() && wanted("faults") {
         result = stages.run("faults", || python("faults", "debian-12-minimal"));

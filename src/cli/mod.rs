@@ -153,22 +153,15 @@ mod tests {
         assert_eq!(words(&["kiln", "doctor"]), "kiln doctor");
     }
 
-    /// What is called in documents: words after `kiln` in code spans, and lines of code blocks that begin so.
+    /// What is called in documents: code spans and lines of code blocks that begin with `kiln`.
     fn called(text: &str) -> Vec<String> {
-        let mut found = Vec::new();
-        let mut fenced = false;
-        for line in text.lines() {
-            if line.trim_start().starts_with("```") {
-                fenced = !fenced;
-            } else if fenced {
-                let command = line.split(" #").next().filter(|l| l.starts_with("kiln "));
-                found.extend(command.map(|l| l.trim_end().to_owned()));
-            }
-        }
-        let prose: String = text.split("```").step_by(2).collect();
-        let spans = prose.split('`').skip(1).step_by(2).filter(|s| s.starts_with("kiln "));
-        found.extend(spans.map(|s| s.split_whitespace().collect::<Vec<_>>().join(" ")));
-        found
+        let parts: Vec<&str> = text.split("```").collect();
+        let spans = parts.iter().step_by(2).flat_map(|prose| prose.split('`').skip(1).step_by(2));
+        let lines = parts.iter().skip(1).step_by(2).flat_map(|block| block.lines());
+        let called = spans.chain(lines).filter(|s| s.starts_with("kiln "));
+        // A comment, or what a shell does with it, is no part of the command.
+        let command = called.filter_map(|s| s.split(['#', '|', '\\', '&', ';', '>']).next());
+        command.map(|s| s.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
     }
 
     /// Every command of the documents is one that there is, and every one that there is stands in them.

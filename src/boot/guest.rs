@@ -1,5 +1,6 @@
 //! A guest across its reboots: every boot is a new machine on the same disk.
 
+use super::class::Class;
 use super::error::BootError;
 use super::ready::{self, NotReady, Ready, Waiting};
 use super::start::{BootRequest, CONSOLE_LINES, Started, decided, down_with, start};
@@ -192,6 +193,15 @@ async fn up(
         Ok(ready) => Ok((alive, started, ready)),
         Err(NotReady::Guest(GuestError::Impatience(cancelled @ Impatience::Cancelled { .. }))) => {
             Err(cancelled.into())
+        }
+        Err(NotReady::Rescue(_)) => {
+            // Its console is about to say so, too.
+            let _ = tokio::time::timeout(MOMENT, decided(&alive.machine)).await;
+            let mut error = down_with(request, &alive.machine, alive.machine.exited()).await;
+            if let BootError::Down { class: class @ Class::Unknown, .. } = &mut error {
+                *class = Class::EmergencyShell;
+            }
+            Err(error)
         }
         Err(source) => {
             let moment = Patience::new(MOMENT, &patience.cancel);

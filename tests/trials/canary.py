@@ -26,8 +26,8 @@ INSTALL = """export DEBIAN_FRONTEND=noninteractive
 dpkg -i /var/tmp/debs/*.deb
 rm -rf /var/tmp/debs
 useradd --system canary
-systemctl enable --now cron || systemctl enable cron"""
-CONFIGURE = """echo '7 7 * * 7 root true' > /etc/cron.d/canary
+systemctl enable fstrim.timer"""
+CONFIGURE = """echo canary > /etc/canary
 seq 1 5000 > /var/lib/canary"""
 
 # Paths that may differ between two images of one recipe, and why.
@@ -140,7 +140,7 @@ def compared(site, one, other, allowed):
 def same(site):
     debs = site.work / "debs"
     debs.mkdir()
-    subprocess.run(["apt-get", "-q", "download", "cron", "cron-daemon-common"], cwd=debs, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["apt-get", "-q", "download", "hello"], cwd=debs, check=True, stdout=subprocess.DEVNULL)
     site.document("install", INSTALL)
     site.document("configure", CONFIGURE)
     install = "{component: ./install.yml, files: [{source: ./debs, destination: /var/tmp/debs}]}"

@@ -133,6 +133,31 @@ impl BlockList {
         task.await.expect("reading does not panic")
     }
 
+    /// As [`BlockList::of`], where `below`, a file of the chain, is known to hold `known`: only what the
+    /// files above it have changed is read.
+    pub async fn of_changed(
+        path: &Path,
+        format: Format,
+        (below, known): (&Path, BlockList),
+        patience: &Patience,
+    ) -> Result<BlockList, ReadError> {
+        let (reader, above) = Reader::open_above(path, format, below, patience).await?;
+        let task = tokio::task::spawn_blocking(move || {
+            let Some(above) = above else { return BlockList::read(reader) };
+            let mut blocks = known.blocks;
+            for range in above {
+                let mut tail = blocks.split_off(&range.start);
+                blocks.append(&mut tail.split_off(&range.end));
+            }
+            let size = reader.size();
+            let changed = BlockList::read(reader)?;
+            blocks.extend(changed.blocks);
+            blocks.retain(|index, _| *index < size.div_ceil(BLOCK_SIZE as u64));
+            Ok(BlockList { size, blocks })
+        });
+        task.await.expect("reading does not panic")
+    }
+
     /// Reads a whole disk. Blocks the thread.
     pub fn read(reader: Reader) -> Result<BlockList, ReadError> {
         let mut list = BlockList::new(reader.size());

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// Most files of one chain that are held open.
@@ -58,10 +58,15 @@ struct Link {
     format_specific: Option<FormatSpecific>,
 }
 
-impl Extents {
-    /// The map of the disk at `path`, backing files included; `None` where some of it has no plain place in a
-    /// file, or where QEMU does not tell.
-    pub async fn of(path: &Path, format: Format, patience: &Patience) -> Option<Extents> {
+/// What QEMU tells of a disk: its files, the top first, and what is where.
+pub struct Map {
+    files: Vec<PathBuf>,
+    entries: Vec<Entry>,
+}
+
+impl Map {
+    /// The map of the disk at `path`, backing files included; `None` where QEMU does not tell.
+    pub async fn of(path: &Path, format: Format, patience: &Patience) -> Option<Map> {
         let path = std::path::absolute(path).ok()?;
         let files = match format {
             Format::Raw | Format::Vhd => vec![path.clone()],
@@ -70,13 +75,75 @@ impl Extents {
         };
         let map = Tool::new("qemu-img").args(["map", "--output=json", "-f", driver(format)]).arg(&path);
         let map = map.run(patience).await.ok()?.stdout;
-        let task = tokio::task::spawn_blocking(move || {
-            let extents = parse(&map, files.len())?;
-            Some(Extents { files: files.iter().map(open).collect::<Option<_>>()?, extents, at: 0 })
-        });
+        let task = tokio::task::spawn_blocking(move || Map::parse(&map, files));
         task.await.expect("reading a map does not panic")
     }
 
+    fn parse(map: &[u8], files: Vec<PathBuf>) -> Option<Map> {
+        let entries: Vec<Entry> = serde_json::from_slice(map).ok()?;
+        let mut end = 0;
+        for entry in &entries {
+            let stop = entry.start.checked_add(entry.length)?;
+            if entry.start != end || stop == end || stop > MAX_DISK_SIZE {
+                return None;
+            }
+            end = stop;
+        }
+        (end > 0).then_some(Map { files, entries })
+    }
+
+    /// Blocks of which a file above `below` decides at least one byte, as ranges of block indexes, ascending:
+    /// all others are as `below` has them. `None` where that is no file of the chain.
+    pub fn above(&self, below: &Path) -> Option<Vec<Range<u64>>> {
+        let identity = |path: &Path| std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
+        let wanted = identity(below)?;
+        let depth = self.files.iter().position(|f| identity(f) == Some(wanted))?;
+        Some(blocks(self.entries.iter().filter(|e| e.depth < depth).map(Entry::range)))
+    }
+
+    /// `None` where some of the disk has no plain place in a file.
+    pub fn extents(&self) -> Option<Extents> {
+        let files = self.files.iter().map(open).collect::<Option<_>>()?;
+        Some(Extents { files, extents: self.places()?, at: 0 })
+    }
+
+    fn places(&self) -> Option<Vec<Extent>> {
+        let place = |entry: &Entry| match *entry {
+            Entry { zero: true, .. } => Some(None),
+            Entry { data: true, compressed: false, offset: Some(offset), depth, length, .. }
+                if depth < self.files.len() =>
+            {
+                offset.checked_add(length)?;
+                Some(Some((depth, offset)))
+            }
+            _ => None,
+        };
+        let extent = |entry| Some(Extent { range: Entry::range(entry), place: place(entry)? });
+        self.entries.iter().map(extent).collect()
+    }
+}
+
+impl Entry {
+    fn range(&self) -> Range<u64> {
+        self.start..self.start + self.length
+    }
+}
+
+/// The blocks that bytes of a disk lie in.
+fn blocks(bytes: impl Iterator<Item = Range<u64>>) -> Vec<Range<u64>> {
+    let block = BLOCK_SIZE as u64;
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    for range in bytes {
+        let blocks = range.start / block..range.end.div_ceil(block);
+        match ranges.last_mut() {
+            Some(last) if last.end >= blocks.start => last.end = last.end.max(blocks.end),
+            _ => ranges.push(blocks),
+        }
+    }
+    ranges
+}
+
+impl Extents {
     /// Virtual size in bytes.
     pub fn size(&self) -> u64 {
         self.extents.last().map_or(0, |e| e.range.end)
@@ -84,16 +151,7 @@ impl Extents {
 
     /// Blocks that may hold data, as ranges of block indexes, ascending.
     pub fn data_blocks(&self) -> Vec<Range<u64>> {
-        let block = BLOCK_SIZE as u64;
-        let mut ranges: Vec<Range<u64>> = Vec::new();
-        for Extent { range, .. } in self.extents.iter().filter(|e| e.place.is_some()) {
-            let blocks = range.start / block..range.end.div_ceil(block);
-            match ranges.last_mut() {
-                Some(last) if last.end >= blocks.start => last.end = last.end.max(blocks.end),
-                _ => ranges.push(blocks),
-            }
-        }
-        ranges
+        blocks(self.extents.iter().filter(|e| e.place.is_some()).map(|e| e.range.clone()))
     }
 
     /// Fills `buffer` with a block, zeros behind the disk's end. Blocks are read in ascending order.
@@ -162,29 +220,6 @@ fn open(path: &PathBuf) -> Option<File> {
     Some(file)
 }
 
-fn parse(map: &[u8], files: usize) -> Option<Vec<Extent>> {
-    let entries: Vec<Entry> = serde_json::from_slice(map).ok()?;
-    let mut extents = Vec::with_capacity(entries.len());
-    let mut end = 0;
-    for entry in entries {
-        let range = entry.start..entry.start.checked_add(entry.length)?;
-        if range.start != end || range.is_empty() || range.end > MAX_DISK_SIZE {
-            return None;
-        }
-        end = range.end;
-        let place = match entry {
-            Entry { zero: true, .. } => None,
-            Entry { data: true, compressed: false, offset: Some(offset), depth, .. } if depth < files => {
-                offset.checked_add(entry.length)?;
-                Some((depth, offset))
-            }
-            _ => return None,
-        };
-        extents.push(Extent { range, place });
-    }
-    (end > 0).then_some(extents)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,7 +229,8 @@ mod tests {
     }
 
     fn parsed(entries: &[String]) -> Option<Vec<Extent>> {
-        parse(format!("[{}]", entries.join(",\n")).as_bytes(), 2)
+        let map = format!("[{}]", entries.join(",\n"));
+        Map::parse(map.as_bytes(), vec![PathBuf::new(); 2])?.places()
     }
 
     const DATA: &str = r#""depth": 1, "zero": false, "data": true, "offset": 65536"#;
@@ -224,7 +260,7 @@ mod tests {
         for entries in bad {
             assert!(parsed(&entries).is_none(), "{entries:?}");
         }
-        assert!(parse(b"[{", 1).is_none());
+        assert!(Map::parse(b"[{", Vec::new()).is_none());
     }
 
     #[test]

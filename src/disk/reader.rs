@@ -8,7 +8,7 @@
 
 use super::Format;
 use super::block::{BLOCK_SIZE, Block, is_zero};
-use super::extents::Extents;
+use super::extents::{Extents, Map};
 use super::image::driver;
 use super::nbd::{Client, NbdError};
 use crate::model::{Failure, FailureKind};
@@ -97,8 +97,35 @@ enum Source {
 impl Reader {
     /// Opens the disk at `path` with all its backing files.
     pub async fn open(path: &Path, format: Format, patience: &Patience) -> Result<Reader, ReadError> {
+        let map = Map::of(path, format, patience).await;
+        Reader::with(map.as_ref(), path, format, patience).await
+    }
+
+    /// As [`Reader::open`], but only blocks come that may be others than on `below`, a file of the chain. They
+    /// are told as well, also those that are zeros by now and will not come; `None`: all may be others.
+    pub async fn open_above(
+        path: &Path,
+        format: Format,
+        below: &Path,
+        patience: &Patience,
+    ) -> Result<(Reader, Option<Vec<Range<u64>>>), ReadError> {
+        let map = Map::of(path, format, patience).await;
+        let mut reader = Reader::with(map.as_ref(), path, format, patience).await?;
+        let above = map.and_then(|m| m.above(below));
+        if let Some(above) = &above {
+            reader.only(above);
+        }
+        Ok((reader, above))
+    }
+
+    async fn with(
+        map: Option<&Map>,
+        path: &Path,
+        format: Format,
+        patience: &Patience,
+    ) -> Result<Reader, ReadError> {
         let begun = Instant::now();
-        if let Some(extents) = Extents::of(path, format, patience).await {
+        if let Some(extents) = map.and_then(Map::extents) {
             let (size, data) = (extents.size(), extents.data_blocks());
             return Ok(Reader::new(path, Source::Files(extents), size, data, begun, patience));
         }
@@ -136,6 +163,26 @@ impl Reader {
             patience,
             failed: false,
         }
+    }
+
+    /// Leaves out what is in none of these ranges of block indexes, which ascend. Nothing was read yet.
+    fn only(&mut self, wanted: &[Range<u64>]) {
+        let mut common = Vec::new();
+        let mut rest = wanted;
+        for data in &self.data {
+            while let Some(first) = rest.first() {
+                let both = first.start.max(data.start)..first.end.min(data.end);
+                if !both.is_empty() {
+                    common.push(both);
+                }
+                if first.end > data.end {
+                    break;
+                }
+                rest = &rest[1..];
+            }
+        }
+        self.wanted = Wanted { ranges: common.clone().into_iter(), current: 0..0 };
+        self.data = common;
     }
 
     /// Virtual size in bytes, a multiple of 512.
@@ -422,6 +469,38 @@ mod tests {
         }
         let reader = Reader::open(&folder.path().join("3.qcow2"), Format::Qcow2, &patience()).await.unwrap();
         assert!(matches!(reader.source, Source::Served(..)));
+    }
+
+    /// Whatever is known of a file below, the list is that of a full read, and unchanged blocks are not read.
+    #[tokio::test]
+    async fn only_what_files_above_have_changed_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let served = chain(folder.path());
+        let img = |arguments: &str| run(folder.path(), "qemu-img", &arguments.replace(' ', "|"));
+        img("create -q -f qcow2 -F raw -b base.raw a.qcow2");
+        // Zeros over data, data over holes, and a disk that grew.
+        run(folder.path(), "qemu-io", "-f|qcow2|-c|write -z 0 1M|-c|write -P 7 40M 70000|a.qcow2");
+        img("create -q -f qcow2 -F qcow2 -b a.qcow2 b.qcow2 80M");
+        run(folder.path(), "qemu-io", "-f|qcow2|-c|write -P 5 79M 512|-c|discard 40M 1M|b.qcow2");
+        let plain = folder.path().join("b.qcow2");
+        for (top, below) in
+            [(&plain, "base.raw"), (&plain, "a.qcow2"), (&served, "1.qcow2"), (&served, "2.qcow2")]
+        {
+            let whole = list(top, Format::Qcow2).await;
+            let format = if below.ends_with("raw") { Format::Raw } else { Format::Qcow2 };
+            let below = folder.path().join(below);
+            let known = list(&below, format).await;
+            let found =
+                BlockList::of_changed(top, Format::Qcow2, (&below, known), &patience()).await.unwrap();
+            assert_eq!(found, whole, "{below:?}");
+            let (reader, above) = Reader::open_above(top, Format::Qcow2, &below, &patience()).await.unwrap();
+            assert!(above.is_some());
+            assert!(reader.count() < whole.blocks().len(), "{below:?}");
+        }
+        let stranger = (folder.path().join("3.qcow2"), BlockList::new(1));
+        let found =
+            BlockList::of_changed(&plain, Format::Qcow2, (&stranger.0, stranger.1), &patience()).await;
+        assert_eq!(found.unwrap(), list(&plain, Format::Qcow2).await);
     }
 
     #[tokio::test]

@@ -32,7 +32,9 @@ impl Workshop {
         let stored = tokio::task::spawn_blocking(move || catalog.store_file(&path, format.as_str(), &known));
         let target = stored.await.map_err(|e| Failure::new(FailureKind::Internal, e.to_string()))??;
         // Of the disk in its final place, with what it stands on from now on.
-        let blocks = BlockList::of(&target, format, patience).await?;
+        let parent = self.blocks_of_parent(patience).await?;
+        let below = self.catalog.artifact_path(&self.plan.parent.artifact());
+        let blocks = BlockList::of_changed(&target, format, (&below, parent), patience).await?;
         self.save_beside(&digest, &blocks).await?;
         let artifact = Artifact {
             digest: digest.clone(),
@@ -57,6 +59,20 @@ impl Workshop {
         self.captured = Some(target);
         self.blocks = Some(blocks);
         Ok(())
+    }
+
+    /// What the parent holds: the list that its own build made, or one that is made now, for all its children.
+    async fn blocks_of_parent(&self, patience: &Patience) -> Result<BlockList, Failure> {
+        let failed = |e| Failure::from_error(FailureKind::Environment, &e);
+        let parent = self.plan.parent.artifact();
+        let list = self.catalog.block_list_path(&parent.digest);
+        if let Some(known) = BlockList::load(&list).map_err(failed)? {
+            return Ok(known);
+        }
+        let file = self.catalog.artifact_path(&parent);
+        let blocks = BlockList::of(&file, self.plan.parent.format, patience).await?;
+        blocks.save(&list).map_err(failed)?;
+        Ok(blocks)
     }
 
     /// What is known of the disk's content, kept with it.

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::modules::{self, ModulesError};
+use super::vmlinux;
 use crate::model::Architecture;
 use crate::support::command::{CommandError, Tool};
 use crate::support::files::sync_folder_of;
@@ -50,7 +51,7 @@ pub enum KernelError {
 }
 
 /// Version of the folder's layout: raised when an old one would not do any more.
-const LAYOUT: u32 = 2;
+const LAYOUT: u32 = 3;
 
 /// How the name of a folder begins in which a kernel is being made.
 const WORK: &str = ".kernel-";
@@ -63,7 +64,7 @@ pub async fn ensure(
 ) -> Result<Kernel, KernelError> {
     let folder = store.join(format!("kernel-{architecture}-v{LAYOUT}"));
     let kernel = |package: String| Kernel {
-        image: folder.join("vmlinuz"),
+        image: folder.join("kernel"),
         modules: folder.join("modules.cpio"),
         package: package.trim().to_owned(),
     };
@@ -233,10 +234,13 @@ async fn assemble(file: &Path, work: &Path, made: &Path, patience: &Patience) ->
         .map_err(|source| KernelError::Modules { package: package.clone(), source })?;
     let write = || {
         std::fs::create_dir(made)?;
-        std::fs::rename(image, made.join("vmlinuz"))?;
+        match vmlinux::unwrap(&std::fs::read(&image)?) {
+            Some(kernel) => std::fs::write(made.join("kernel"), kernel)?,
+            None => std::fs::rename(image, made.join("kernel"))?,
+        }
         std::fs::write(made.join("modules.cpio"), archive)?;
         std::fs::write(made.join("package"), format!("{package}\n"))?;
-        for name in ["vmlinuz", "modules.cpio", "package"] {
+        for name in ["kernel", "modules.cpio", "package"] {
             File::open(made.join(name))?.sync_all()?;
         }
         Ok(())

@@ -18,6 +18,7 @@ mod modules;
 pub mod seal;
 mod start;
 mod tree;
+mod vmlinux;
 mod volumes;
 mod within;
 

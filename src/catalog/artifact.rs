@@ -59,6 +59,16 @@ impl Catalog {
         self.home().artifacts().join(artifact.file_name())
     }
 
+    /// When its file was written, in nanoseconds since 1970: what was not looked into since then is told by it
+    /// and by its length.
+    pub fn modified(&self, artifact: &Artifact) -> Result<i64> {
+        use std::os::unix::fs::MetadataExt;
+        let path = self.artifact_path(artifact);
+        let metadata = std::fs::metadata(&path);
+        let metadata = metadata.map_err(|source| CatalogError::Io { doing: "find", path, source })?;
+        Ok(metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec())
+    }
+
     /// Where the block list of the disk of that digest is kept, in the list's text form; what
     /// it says of the disk includes everything that the disk stands on. It goes with the artifact.
     pub fn block_list_path(&self, digest: &str) -> PathBuf {

@@ -74,6 +74,8 @@ const NEEDS: &[Need] = &[
     for_tests(Program("fish"), "fish", "reads the completion script that is for it"),
     for_tests(Program("nix-instantiate"), "nix-bin", "reads flake.nix"),
     for_tests(Program("python3"), "python3", "runs the benchmarks"),
+    for_tests(Program("depmod"), "kmod", "orders the modules of the benchmark's smallest guest"),
+    for_tests(Program("ssh"), "openssh-client", "reaches the guests that benchmarks compare with"),
     for_tests(Ensurepip, "python3-venv", "holds moto, the S3 store of the tests"),
 ];
 

@@ -13,7 +13,6 @@ use crate::model::{DiskFormat, Failure, FailureKind, Stage};
 use crate::support::wait::Patience;
 use crate::support::{clock, random};
 use kiln_protocol::message::Operation;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -127,15 +126,12 @@ impl Workshop {
         let link = self.catalog.home().tmp().join(name);
         std::fs::hard_link(&file.path, &link).map_err(|e| system("link a layer", e))?;
         self.links.push(file);
-        let (catalog, to) = (self.catalog.clone(), name.to_owned());
-        let stored = tokio::task::spawn_blocking(move || catalog.store_file_as(&link, &to)).await;
-        let path = stored.map_err(|e| Failure::new(FailureKind::Internal, e.to_string()))??;
-        let digest = disk::sha256(&path, patience).await?;
-        let metadata = std::fs::metadata(&path).map_err(|e| system("look at a layer", e))?;
+        let digest = disk::sha256(&link, patience).await?;
+        let bytes = std::fs::metadata(&link).map_err(|e| system("look at a layer", e))?.len();
         let artifact = Artifact {
             digest: digest.clone(),
             format: DiskFormat::Qcow2.as_str().into(),
-            bytes: metadata.len(),
+            bytes,
             virtual_size: self.plan.disk_size,
             backing: Some(below.digest),
             file: Some(name.into()),
@@ -145,7 +141,7 @@ impl Workshop {
         let layer = Layer {
             key: layers.keys[component + 1].clone(),
             disk: digest.clone(),
-            modified: metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec(),
+            modified: 0,
             recipe: self.plan.recipe.name.slug(),
             component: label.clone(),
             position: component as u32,
@@ -156,24 +152,31 @@ impl Workshop {
         };
         let position = component as u32;
         let of_image = ImageLayer { position, component: label, disk: digest.clone(), reused: false };
-        self.catalog.write(|t| {
-            t.add_artifact(&artifact)?;
-            t.pin(&self.build, &digest)?;
-            // One that was not held still is part of this build's disk, and of no other's.
-            if whole {
-                t.put_layer(&layer)?;
-                t.note_image_layer(self.image, &of_image)?;
-            }
-            t.drop_undo(undo)?;
-            t.journal(&self.build, "layer", &format!("{name} {digest}"))
-        })?;
-        self.base = Some(Base::of(&artifact));
+        let short_key = layer.key[..16].to_owned();
+        let (catalog, name) = (self.catalog.clone(), name.to_owned());
+        let (build, image) = (self.build.clone(), self.image);
+        let stored = tokio::task::spawn_blocking(move || {
+            // A component that wrote nothing leaves what another build's left: then that file is the layer.
+            catalog.take_in(&link, &artifact, |t| {
+                t.pin(&build, &digest)?;
+                // One that was not held still is part of this build's disk, and of no other's.
+                if whole {
+                    let modified = catalog.modified(&t.artifact(&digest)?)?;
+                    t.put_layer(&Layer { modified, ..layer })?;
+                    t.note_image_layer(image, &of_image)?;
+                }
+                t.drop_undo(undo)?;
+                t.journal(&build, "layer", &format!("{name} {digest}"))
+            })
+        });
+        let stored = stored.await.map_err(|e| Failure::new(FailureKind::Internal, e.to_string()))??;
+        self.base = Some(Base::of(&stored));
         if !whole {
             let text = "the guest's watchdog let writes go on before the layer was made: it is not reused";
             self.events.send(What::Warning { text: text.into() });
         }
-        self.note(Stage::Provision, format!("layer {}, {} MiB", &layer.key[..16], metadata.len() >> 20));
-        Ok(metadata.len())
+        self.note(Stage::Provision, format!("layer {short_key}, {} MiB", bytes >> 20));
+        Ok(bytes)
     }
 }
 

@@ -8,7 +8,6 @@ use crate::catalog::undo::UndoKind;
 use crate::disk;
 use crate::model::{DiskFormat, Failure, FailureKind, Stage};
 use crate::support::wait::Patience;
-use std::os::unix::fs::MetadataExt;
 
 /// Overlays of which a disk in the store is made, at most.
 pub const MOST_OVERLAYS: usize = 16;
@@ -64,21 +63,21 @@ impl Workshop {
         let digest = disk::sha256(&path, patience).await?;
         let name = new_name()?;
         let undo = self.acquire(UndoKind::Artifact, &name)?;
-        let metadata = std::fs::metadata(&path).map_err(|e| system("look at a layer", e))?;
+        let bytes = std::fs::metadata(&path).map_err(|e| system("look at a layer", e))?.len();
         let merged = Artifact {
             digest,
             format: DiskFormat::Qcow2.as_str().into(),
-            bytes: metadata.len(),
+            bytes,
             virtual_size: self.plan.disk_size,
             backing: Some(onto.digest.clone()),
             file: Some(name.clone()),
         };
-        let modified = metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec();
         let (catalog, row, build, old) =
             (self.catalog.clone(), merged.clone(), self.build.clone(), top.digest.clone());
         let swap = tokio::task::spawn_blocking(move || {
             catalog.take_in(&path, &row, |t| {
                 t.pin(&build, &row.digest)?;
+                let modified = catalog.modified(&t.artifact(&row.digest)?)?;
                 t.swap_disk(&old, &row.digest, modified)?;
                 t.drop_undo(undo)?;
                 t.drop_undo(held.undo)?;

@@ -277,8 +277,8 @@ fn tell_damage(damage: &Damage) {
         );
     }
     for image in &damage.images {
-        println!("  image {image} stands on it and cannot be trusted any more:");
-        println!("    build it again (kiln build --rebuild RECIPE), then kiln image remove {image}");
+        println!("  image {image} stands on it, cannot be trusted any more, and is DISABLED:");
+        println!("    build it again (kiln build RECIPE), then kiln image remove {image}");
     }
     for user in &damage.users {
         println!("  {user} uses it: what comes of it cannot be trusted");

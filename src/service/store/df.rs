@@ -107,6 +107,10 @@ pub fn df(service: &Service) -> Result<Vec<Kept>, Failure> {
         let stem = name.trim_start_matches('.').split('.').next().unwrap_or_default();
         let own = |a: &&crate::catalog::artifact::Artifact| a.file_name().split('.').next() == Some(stem);
         let Some(artifact) = picture.artifacts.values().find(own) else { return Kind::Other };
+        // What is known of a base's disk lies here, too.
+        if artifact.backing.is_none() {
+            return Kind::Bases;
+        }
         let is_layer = artifact.file.is_some() || layers.contains(&artifact.digest);
         match (picture.needed.contains(&artifact.digest), is_layer) {
             (true, true) => Kind::ImageLayers,

@@ -4,7 +4,7 @@ use crate::catalog::CatalogError;
 use crate::catalog::artifact::Artifact;
 use crate::catalog::layer::Layer;
 use crate::disk::{self, DiskError};
-use crate::model::{DiskFormat, Failure, FailureKind};
+use crate::model::{DiskFormat, Failure, FailureKind, ImageStatus};
 use crate::service::{Service, image};
 use crate::support::wait::Patience;
 use std::collections::BTreeSet;
@@ -20,7 +20,7 @@ pub struct Damage {
     pub what: String,
     /// Of it, and of what stands on it: no build starts from these any more.
     pub dropped: Vec<Layer>,
-    /// Images whose disk it is part of, `nginx/1.0.0/3`. They stay as they are.
+    /// Images whose disk it is part of, `nginx/1.0.0/3`: DISABLED now, so that no build or parent takes them.
     pub images: Vec<String>,
     /// Builds and runs (`runs/...`) that use it.
     pub users: Vec<String>,
@@ -161,8 +161,16 @@ fn drop_what_stands_on(service: &Service, artifact: &Artifact, what: String) -> 
         for layer in &dropped {
             t.drop_layer(&layer.key)?;
         }
-        let images = t.images_on(artifact)?.into_iter().map(|id| Ok(t.image(id)?.to_string()));
-        Ok::<_, CatalogError>((dropped, images.collect::<Result<_, CatalogError>>()?, t.pins_on(artifact)?))
+        let mut images = Vec::new();
+        for id in t.images_on(artifact)? {
+            let image = t.image(id)?;
+            if matches!(image.status, ImageStatus::Available | ImageStatus::Deprecated) {
+                let reason = format!("its disk is damaged: {what}");
+                t.set_status(id, ImageStatus::Disabled, Some(&reason))?;
+            }
+            images.push(image.to_string());
+        }
+        Ok::<_, CatalogError>((dropped, images, t.pins_on(artifact)?))
     })?;
     let file = service.catalog.artifact_path(artifact);
     Ok(Damage { file, what, dropped, images, users, base: base.map(|b| b.name) })

@@ -54,6 +54,7 @@ const NEEDS: &[Need] = &[
     need(File("/usr/lib/grub/i386-pc"), "grub-pc-bin", "boots a base image by BIOS"),
     need(File("/usr/lib/grub/x86_64-efi"), "grub-efi-amd64-bin", "boots a base image by UEFI"),
     need(Program("unshare"), "util-linux", "makes a base image's tree apart from the host"),
+    need(Program("mount"), "mount", "gives a base image's tree its /proc and /dev"),
     need(Program("newuidmap"), "uidmap", "makes a base image without root"),
     need(
         File("/usr/share/keyrings/debian-archive-keyring.gpg"),

@@ -13,6 +13,9 @@ use crate::model::{Failure, FailureKind, Firmware, ImageStatus};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+/// Behind the digest of an image's inputs: people have been in its guest, too.
+pub const TOUCHED: &str = " touched";
+
 /// A build that is alive: its lock is held as long as this is.
 pub struct Begun {
     pub image: Image,
@@ -107,6 +110,10 @@ pub fn begin_again(catalog: &Catalog, plan: &Plan, image: Image, asked: &Asked) 
             let from = if at_work { "a build at work".into() } else { status.to_string() };
             let to = ImageStatus::Creating.to_string();
             return Err(CatalogError::Move { what: format!("image {image}"), from, to });
+        }
+        // Whoever was in the guest then, it is another guest now.
+        if image.disk.is_none() {
+            t.set_inputs(image.id, &plan.inputs)?;
         }
         add(t, plan, &image, &id, asked)?;
         Ok(id)

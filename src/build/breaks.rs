@@ -55,7 +55,8 @@ impl Break {
             true => labels.clone().position(|label| label == self.place),
             false => position(labels.clone(), &self.place),
         };
-        if let Some(component) = whole {
+        // One that has nothing to do before seal is passed without a halt.
+        if let Some(component) = whole.filter(|component| !components[*component].1.is_empty()) {
             let steps = self.after.then(|| components[component].1.len());
             return Some(Stop { component, steps, text });
         }
@@ -91,7 +92,8 @@ mod tests {
 
     #[test]
     fn places_are_found() {
-        let components = [("install", vec!["Fetch", "Unpack"]), ("site/1.0.0/1", vec!["Write"])];
+        let components =
+            [("install", vec!["Fetch", "Unpack"]), ("site/1.0.0/1", vec!["Write"]), ("tests", vec![])];
         let find =
             |text: &str| text.parse::<Break>().unwrap().find(&components).map(|s| (s.component, s.steps));
         assert_eq!(find("before:install"), Some((0, None)));
@@ -102,6 +104,7 @@ mod tests {
         assert_eq!(find("after:site/1.0.0/1/Write"), Some((1, Some(1))));
         assert_eq!(find("before:install/None"), None);
         assert_eq!(find("before:none"), None);
+        assert_eq!(find("before:tests"), None);
         assert_eq!(find("before:install/Fetc"), None);
         for bad in ["install", "before", "before:", "between:install"] {
             assert!(bad.parse::<Break>().is_err(), "{bad}");

@@ -15,16 +15,19 @@ pub struct Details {
     pub cpu: String,
     /// `virtio` or `nvme`.
     pub interface: String,
+    /// When each of its components ran, in ms since the epoch, in their order; empty where nobody noted it.
+    pub ran: Vec<i64>,
 }
 
 impl Details {
-    pub fn of(plan: &Plan, facts: &DiskFacts) -> Details {
+    pub fn of(plan: &Plan, facts: &DiskFacts, ran: &[i64]) -> Details {
         let settings = &plan.recipe.settings;
         Details {
             holds: Holds::of(facts),
             memory: settings.memory,
             cpu: plan.cpu.clone(),
             interface: settings.disk.as_str().into(),
+            ran: ran.to_vec(),
         }
     }
 
@@ -38,6 +41,7 @@ impl Details {
             "memory": self.memory,
             "cpu": self.cpu,
             "interface": self.interface,
+            "ran": self.ran,
         })
     }
 
@@ -63,6 +67,7 @@ impl Details {
                 memory: value["memory"].as_u64()?,
                 cpu: value["cpu"].as_str()?.to_owned(),
                 interface: value["interface"].as_str()?.to_owned(),
+                ran: value["ran"].as_array().into_iter().flatten().filter_map(Value::as_i64).collect(),
             })
         };
         parse().ok_or_else(|| {

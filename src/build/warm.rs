@@ -107,12 +107,12 @@ impl Warmth {
     }
 
     /// Keeps a guest that has just booted, and wakes one from what was kept: which is the proof of it.
-    /// `staging` is as for [`warm::keep`]. None: the guest is lost, and a new one has to be booted.
+    /// `disk` is the guest's, `staging` as for [`warm::keep`]. None: the guest is lost, and a new one has to be booted.
     pub async fn keep(
         &self,
         guest: BootedGuest,
         facts: &DiskFacts,
-        staging: &Path,
+        (disk, staging): (&Path, &Path),
         request: impl FnOnce(&Known) -> Result<BootRequest, Failure>,
         patience: &Patience,
     ) -> Result<Option<BootedGuest>, Failure> {
@@ -131,11 +131,11 @@ impl Warmth {
             Ok(state) => state,
             Err(e) => {
                 self.unfit(&e)?;
+                unlink(disk);
                 return Ok(None);
             }
         };
         let request = request(state.known())?;
-        let disk = request.spec.disks[0].path.clone();
         match warm::wake(&state, request, &self.parent, self.watch.clone(), patience).await {
             Ok(guest) => {
                 let (mib, took) = (state.bytes() >> 20, human_duration(begun.elapsed().as_millis() as u64));
@@ -151,7 +151,7 @@ impl Warmth {
             Err(e) => {
                 self.unfit(&e)?;
                 self.store.remove(&state);
-                unlink(&disk);
+                unlink(disk);
                 Ok(None)
             }
         }

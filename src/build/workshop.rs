@@ -1,6 +1,6 @@
 //! What the stages of one build work with, and how they acquire and give back.
 
-use super::begin::Begun;
+use super::begin::{Begun, TOUCHED};
 use super::breaks::Stop;
 use super::driver::Works;
 use super::event::{Events, StageName, What};
@@ -216,7 +216,7 @@ impl Workshop {
             let text = "somebody was in the guest: no layers are kept from here on, and the image is not \
                         taken for one that its recipe makes";
             self.events.send(What::Warning { text: text.into() });
-            self.catalog.write(|t| t.set_inputs(self.image, &format!("{} touched", self.plan.inputs)))?;
+            self.catalog.write(|t| t.set_inputs(self.image, &format!("{}{TOUCHED}", self.plan.inputs)))?;
         }
         Ok(())
     }

@@ -202,7 +202,11 @@ impl Machine {
         opened["backing"] = serde_json::Value::Null;
         self.qmp.execute("blockdev-add", opened, patience).await?;
         let switch = json!({"node": node, "overlay": next});
-        self.qmp.execute("blockdev-snapshot", switch, patience).await?;
+        if let Err(refused) = self.qmp.execute("blockdev-snapshot", switch, patience).await {
+            // Its name is the next one's, too.
+            let _ = self.qmp.execute("blockdev-del", json!({"node-name": next}), patience).await;
+            return Err(refused.into());
+        }
         snapshots.store(before + 1, Ordering::SeqCst);
         Ok(())
     }

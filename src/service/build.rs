@@ -3,7 +3,8 @@
 use super::store::{self, Pruned};
 use super::{Service, image, log};
 use crate::boot::warm::Store;
-use crate::build::begin::{Asked, Begun, begin, begin_again};
+use crate::build::begin::{Asked, Begun, TOUCHED, begin, begin_again};
+use crate::build::details::Details;
 use crate::build::driver::{Order, drive};
 use crate::build::event::{StageName, What};
 use crate::build::layers::{Reuse, Why};
@@ -57,7 +58,12 @@ fn refuse(file: &Path, findings: Vec<crate::support::diagnostic::Diagnostic>) ->
 /// The AVAILABLE image of the same name and version that came from the same inputs, unless something in
 /// it has a time to live that is over.
 pub fn existing(service: &Service, plan: &Plan, reuse: &Reuse) -> Result<Option<Image>, Failure> {
-    let holds = |i: &Image| plan.layers.is_over_since(i.created, reuse.refresh).is_none();
+    let holds = |i: &Image| {
+        let ran = Details::read(i).map(|d| d.ran).unwrap_or_default();
+        let ran =
+            if ran.len() == plan.components.len() { ran } else { vec![i.created; plan.components.len()] };
+        plan.layers.is_over_since(&ran, reuse.refresh).is_none()
+    };
     let available = |i: &Image| i.status == ImageStatus::Available && i.disk.is_some() && holds(i);
     Ok(same(service, plan)?.into_iter().find(available))
 }
@@ -132,6 +138,9 @@ fn with_layers(
         if begun.is_ok() || !gone(plan)? {
             return begun;
         }
+        if reuse.locked {
+            check_locked(plan)?;
+        }
     }
 }
 
@@ -163,12 +172,17 @@ pub fn restart(
 ) -> Result<Begun, Failure> {
     plan.check_host_space(service.catalog.home().root())?;
     plan.check_exports()?;
-    if plan.inputs != image.inputs {
+    if plan.inputs != image.inputs.strip_suffix(TOUCHED).unwrap_or(&image.inputs) {
         let message = format!("what goes into {image} has changed since it was begun");
         return Err(Failure::new(FailureKind::Conflict, message)
             .hint(format!("kiln build {} makes the next build of it.", asked.recipe.display())));
     }
     if image.disk.is_some() {
+        if *reuse != Reuse::default() {
+            let message = format!("{image} goes on from its captured disk: no component runs again");
+            return Err(Failure::new(FailureKind::Input, message)
+                .hint("Leave out --no-cache, --no-cache-from, --refresh and --break; or kiln build makes the next build."));
+        }
         let builds = service.catalog.read(|t| t.builds_of(image.id))?;
         let summary: serde_json::Value =
             builds.last().and_then(|b| serde_json::from_str(b.summary.as_deref()?).ok()).unwrap_or_default();
@@ -219,7 +233,8 @@ pub async fn run(
     keep: Option<u64>,
     cancel: &CancellationToken,
 ) -> Result<Built, Failure> {
-    let resumed = plan.layers.resume.as_ref().map(|r| r.layer.component.clone());
+    let resume = plan.layers.resume.as_ref().filter(|_| plan.route.stages().contains(&Stage::Provision));
+    let resumed = resume.map(|r| r.layer.component.clone());
     let plan = Arc::new(plan);
     begun.events.send(What::BuildStarted {
         image: begun.image.to_string(),

@@ -114,7 +114,10 @@ impl LookedInto<'_> {
             return Ok(guest);
         }
         let (guest, facts) = self.boot(patience).await?;
-        match warmth.keep(guest, &facts, &self.folder.join("warm"), request, patience).await? {
+        match warmth
+            .keep(guest, &facts, (&self.overlay(), &self.folder.join("warm")), request, patience)
+            .await?
+        {
             Some(guest) => Ok(guest),
             None => Ok(self.boot(patience).await?.0),
         }

@@ -3,6 +3,7 @@
 use super::{Service, image};
 use crate::build::details::Details;
 use crate::build::layers;
+use crate::catalog::CatalogError;
 use crate::catalog::artifact::Artifact;
 use crate::catalog::image::Image;
 use crate::machine::Interface;
@@ -113,44 +114,28 @@ fn interface(details: &Details) -> Interface {
 
 /// The layer that holds an image's disk as it was then.
 fn layer(service: &Service, image: &Image, moment: &Moment) -> Result<Artifact, Failure> {
-    let layers = service.catalog.read(|t| t.layers_of(image.id))?;
-    let labels: Vec<&str> = layers.iter().map(|l| l.component.as_str()).collect();
-    let found = layers::position(labels.iter().copied(), moment.component());
-    let listed = || {
-        let list = if labels.is_empty() { "none".to_owned() } else { labels.join(", ") };
-        format!("There are layers after: {list}.")
-    };
-    let digest = match (moment, found) {
-        (Moment::After(_), Some(index)) => Some(layers[index].disk.clone()),
-        (Moment::Before(_), Some(index)) if layers[index].position == 0 => image.parent.clone(),
-        (Moment::Before(_), Some(index)) => {
-            let before = layers[index].position - 1;
-            layers.iter().find(|l| l.position == before).map(|l| l.disk.clone())
-        }
-        // What failed left no layer: what it began with is the one before it.
-        (Moment::Before(name), None) => match failed_component(service, image)? {
-            Some(failed) if layers::position([failed.as_str()].into_iter(), name).is_some() => {
-                layers.last().map(|l| l.disk.clone()).or(image.parent.clone())
-            }
-            _ => None,
-        },
-        (Moment::After(_), None) => None,
+    let (layers, components) =
+        service.catalog.read(|t| Ok::<_, CatalogError>((t.layers_of(image.id)?, t.used_by(image.id)?)))?;
+    let labels = components.iter().map(|c| c.title.as_str());
+    let place = layers::position(labels, moment.component());
+    let after = |place: usize| layers.iter().find(|l| l.position as usize == place).map(|l| l.disk.clone());
+    let digest = match (moment, place) {
+        (Moment::After(_), Some(place)) => after(place),
+        (Moment::Before(_), Some(0)) => image.parent.clone(),
+        // Only the one right before it: what another had done between would be missing.
+        (Moment::Before(_), Some(place)) => after(place - 1),
+        (_, None) => None,
     };
     let digest = digest.ok_or_else(|| {
-        Failure::new(FailureKind::NotFound, format!("image {image} has no layer {moment}")).hint(listed())
+        let labels: Vec<&str> = layers.iter().map(|l| l.component.as_str()).collect();
+        let list = if labels.is_empty() { "none".to_owned() } else { labels.join(", ") };
+        Failure::new(FailureKind::NotFound, format!("image {image} has no layer {moment}"))
+            .hint(format!("There are layers after: {list}."))
     })?;
     service.catalog.read(|t| t.find_artifact(&digest))?.ok_or_else(|| {
         let message = format!("the layer of image {image} {moment} is not kept any more");
         Failure::new(FailureKind::NotFound, message).hint("A build makes it again.")
     })
-}
-
-/// The component at which the newest build of the image failed.
-fn failed_component(service: &Service, image: &Image) -> Result<Option<String>, Failure> {
-    let builds = service.catalog.read(|t| t.builds_of(image.id))?;
-    let summary = builds.last().and_then(|b| b.summary.as_deref());
-    let summary: serde_json::Value = summary.and_then(|s| serde_json::from_str(s).ok()).unwrap_or_default();
-    Ok(summary["component"].as_str().map(str::to_owned))
 }
 
 /// The disk that a failed build left behind because it was told to.

@@ -25,6 +25,8 @@ pub struct Reuse {
     pub refresh: bool,
     /// Places that the build is to pass.
     pub breaks: Vec<Break>,
+    /// No component may run.
+    pub locked: bool,
 }
 
 /// What a recipe says of one component's layer.
@@ -93,8 +95,9 @@ impl Layers {
 
     /// A layer may be kept after this component.
     pub fn keeps(&self, component: usize) -> bool {
-        let next_needs_live = self.entries.get(component + 1).is_some_and(|e| e.wishes.needs_live);
-        !next_needs_live
+        // One that has nothing to do comes out of any layer.
+        let next = self.entries[component + 1..].iter().find(|e| !e.idle);
+        !next.is_some_and(|e| e.wishes.needs_live)
             && !self.entries[component].wishes.no_freeze
             && self.entries[..=component].iter().all(|e| e.inputs.volatile.is_none())
     }
@@ -121,9 +124,9 @@ impl Layers {
         })
     }
 
-    /// What was made of the same inputs at that time is no longer the same.
-    pub fn is_over_since(&self, then: i64, refresh: bool) -> Option<String> {
-        self.over(&vec![then; self.entries.len()], refresh, clock::now_ms())
+    /// What was made of the same inputs, by components that ran then, is no longer the same.
+    pub fn is_over_since(&self, ran: &[i64], refresh: bool) -> Option<String> {
+        self.over(ran, refresh, clock::now_ms())
     }
 
     /// What the catalog keeps with a layer after so many components: the parts, and when each component ran.
@@ -139,6 +142,10 @@ impl Layers {
         let Some(resume) = &self.resume else { return Ok(()) };
         let chain = t.chain_of(&resume.artifact.digest)?;
         for (index, key) in self.keys[1..=resume.done].iter().enumerate() {
+            if self.entries[index].idle {
+                self.pass_on(t, image, index)?;
+                continue;
+            }
             let Some(layer) = t.find_layer(key)? else { continue };
             if chain.iter().any(|artifact| artifact.digest == layer.disk) {
                 let (position, component) = (index as u32, self.entries[index].label.clone());
@@ -149,6 +156,20 @@ impl Layers {
             }
         }
         Ok(())
+    }
+
+    /// Notes that an idle component leaves the image's disk as the one before did, where that is kept.
+    pub fn pass_on(&self, t: &Transaction, image: i64, component: usize) -> Result<(), CatalogError> {
+        let before = match component.checked_sub(1) {
+            None => t.image(image)?.parent.map(|disk| (disk, true)),
+            Some(before) => {
+                let layers = t.layers_of(image)?.into_iter();
+                layers.map(|l| (l.position, (l.disk, l.reused))).find(|l| l.0 as usize == before).map(|l| l.1)
+            }
+        };
+        let Some((disk, reused)) = before else { return Ok(()) };
+        let label = self.entries[component].label.clone();
+        t.note_image_layer(image, &ImageLayer { position: component as u32, component: label, disk, reused })
     }
 
     /// Finds the deepest layer that still holds.

@@ -48,7 +48,13 @@ impl Workshop {
         patience: &Patience,
     ) -> Result<(), Failure> {
         self.ran.push(clock::now_ms());
-        if self.touched || !self.plan.layers.keeps(component) || self.plan.layers.entries[component].idle {
+        if self.touched {
+            return Ok(());
+        }
+        if self.plan.layers.entries[component].idle {
+            return Ok(self.catalog.write(|t| self.plan.layers.pass_on(t, self.image, component))?);
+        }
+        if !self.plan.layers.keeps(component) {
             return Ok(());
         }
         let begun = Instant::now();
@@ -124,6 +130,7 @@ impl Workshop {
         let below = self.base.clone().ok_or_else(|| out_of_order("the disk stands on nothing"))?;
         disk::rename_backing(&file.path, &below.file).map_err(|e| system("write a layer's header", e))?;
         let link = self.catalog.home().tmp().join(name);
+        let linked = self.acquire(UndoKind::File, &link.to_string_lossy())?;
         std::fs::hard_link(&file.path, &link).map_err(|e| system("link a layer", e))?;
         self.links.push(file);
         let digest = disk::sha256(&link, patience).await?;
@@ -166,6 +173,7 @@ impl Workshop {
                     t.note_image_layer(image, &of_image)?;
                 }
                 t.drop_undo(undo)?;
+                t.drop_undo(linked)?;
                 t.journal(&build, "layer", &format!("{name} {digest}"))
             })
         });

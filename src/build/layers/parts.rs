@@ -9,11 +9,12 @@ use crate::build::named;
 use crate::build::recipe::Lane;
 use crate::catalog::Catalog;
 use crate::component::action::Verb;
+use crate::component::action::execute_document::DEPTH;
 use crate::component::expression::{ContextKey, Part as Piece, Reference};
-use crate::component::{Component, Inputs, Step, World};
+use crate::component::{Component, Document, Inputs, Rules, Step, Strictness, World};
 use crate::model::VersionedName;
 use crate::support::diagnostic::Findings;
-use crate::support::source::Span;
+use crate::support::source::{Source, Span};
 use crate::support::yaml::{self, Node, Value};
 use hmac::{Hmac, Mac};
 use serde_json::json;
@@ -49,8 +50,8 @@ pub struct Surroundings<'a> {
     pub secret: &'a [u8],
     /// `2026-11-28`, in UTC.
     pub today: &'a str,
-    /// The recipe's.
-    pub version: String,
+    /// The recipe's; None for one that counts up, which is another one in every build.
+    pub version: Option<String>,
     /// The guest has a network.
     pub network: bool,
 }
@@ -75,16 +76,22 @@ impl Surroundings<'_> {
         files: &[HostFiles],
     ) -> ComponentInputs {
         let mut all = ComponentInputs::default();
-        let document = &component.document;
-        let place = |span: Span| {
-            let file = Path::new(&document.source.name).file_name().unwrap_or_default().to_string_lossy();
-            format!("{file}:{}", span.line)
-        };
         all.parts.extend(lane.map(|lane| Part::new("run", lane.as_str())));
         for files in files {
             let what = format!("file {}", files.destination);
             all.parts.push(Part::new(what, format!("sha256:{}", files.digest())));
         }
+        self.collect(component, phases, 0, &mut all);
+        all
+    }
+
+    /// `depth` documents lie around this one.
+    fn collect(&self, component: &Component, phases: &[&str], depth: usize, all: &mut ComponentInputs) {
+        let document = &component.document;
+        let place = |span: Span| {
+            let file = Path::new(&document.source.name).file_name().unwrap_or_default().to_string_lossy();
+            format!("{file}:{}", span.line)
+        };
         let nodes = step_nodes(component);
         let mut texts = String::new();
         let mut verbs = BTreeSet::new();
@@ -98,7 +105,7 @@ impl Surroundings<'_> {
                 all.parts.push(part.at(place(step.span)));
                 texts.push_str(&text);
                 verbs.insert(step.action.name);
-                self.step(step, &mut all);
+                self.step(step, depth, all);
             }
         }
         for name in verbs {
@@ -115,20 +122,27 @@ impl Surroundings<'_> {
             let part = Part::new(format!("parameter {}", parameter.name), value);
             all.parts.push(part.at(place(parameter.span)));
         }
-        for (name, value) in self.world.used(component, phases, &mut Vec::new()) {
+        let mut missing = Vec::new();
+        for (name, value) in self.world.used(component, phases, &mut missing) {
             all.parts.push(Part::new(format!("value {name}"), self.keyed(&value)));
         }
+        // Parameters of a document inside are given when it runs: a name made of them is not known here.
+        if depth > 0 && !missing.is_empty() {
+            all.volatile = Some(format!("a value that {} asks for", component.label));
+        }
         if texts.contains(OF_THE_RECIPE) {
-            all.parts.push(Part::new(OF_THE_RECIPE, self.version.clone()));
+            match &self.version {
+                Some(version) => all.parts.push(Part::new(OF_THE_RECIPE, version.clone())),
+                None => all.volatile = Some(OF_THE_RECIPE.into()),
+            }
         }
         if let Some(name) = OF_THE_BUILD.into_iter().find(|name| texts.contains(name)) {
             all.parts.push(Part::new(name, "of each build its own"));
             all.volatile = Some(name.into());
         }
-        all
     }
 
-    fn step(&self, step: &Step, all: &mut ComponentInputs) {
+    fn step(&self, step: &Step, depth: usize, all: &mut ComponentInputs) {
         for template in step.templates() {
             for piece in &template.parts {
                 let Piece::Reference { reference: Reference::Context(key), written } = piece else {
@@ -151,10 +165,15 @@ impl Surroundings<'_> {
         if let Some(why) = self.ages(step) {
             all.ttl.get_or_insert((Ttl::DAY, why));
         }
-        if step.action.verb == Verb::ExecuteDocument
-            && let Some(name) = first_literal(step, "document")
-        {
-            all.parts.extend(self.document(name));
+        if step.action.verb == Verb::ExecuteDocument {
+            match first_literal(step, "document") {
+                Some(name) if name.starts_with("arn:") => self.document(name, depth, all),
+                // What lies elsewhere is not read beforehand: it has its time to live.
+                Some(_) => {}
+                None => {
+                    all.volatile = Some(format!("the document that step {} names when it runs", step.name))
+                }
+            }
         }
     }
 
@@ -171,7 +190,9 @@ impl Surroundings<'_> {
                 Some(format!("step {name} downloads without a checksum"))
             }
             Verb::S3Download => Some(format!("step {name} downloads from S3")),
-            Verb::ExecuteDocument if first_literal(step, "document").is_none_or(|d| d.starts_with("s3:")) => {
+            Verb::ExecuteDocument
+                if first_literal(step, "document").is_none_or(|d| !d.starts_with("arn:")) =>
+            {
                 Some(format!("step {name} fetches a document"))
             }
             Verb::ExecuteBash if self.network => {
@@ -186,11 +207,25 @@ impl Surroundings<'_> {
         }
     }
 
-    /// A component that a step runs by its ARN, as the catalog has it now.
-    fn document(&self, arn: &str) -> Option<Part> {
-        let name: VersionedName = arn.contains(":component/").then(|| arn.parse().ok())??;
-        let found = named::find(self.catalog, &name).ok()?;
-        Some(Part::digest(format!("document {}", found.title), found.text.as_bytes()))
+    /// A component that a step runs by its ARN, as the catalog has it now, with all that goes into it in turn.
+    fn document(&self, arn: &str, depth: usize, all: &mut ComponentInputs) {
+        let name: Option<VersionedName> = arn.contains(":component/").then(|| arn.parse().ok()).flatten();
+        let found = name.and_then(|name| named::find(self.catalog, &name).ok());
+        let Some(found) = found.filter(|_| depth < DEPTH) else {
+            // The step fails; and when somebody registers the component it is another one.
+            all.volatile = Some(format!("the document {arn}"));
+            return;
+        };
+        all.parts.push(Part::digest(format!("document {}", found.title), found.text.as_bytes()));
+        let source = Source::new(&found.title, &found.text);
+        let Ok(document) = Document::parse(&source, &Rules::default()) else { return };
+        let phases: Vec<String> = document.phases.iter().map(|p| p.name.clone()).collect();
+        let phases: Vec<&str> = phases.iter().map(String::as_str).collect();
+        // The parameters that it is given stand in the step's text.
+        let Ok(component) = Component::bind(found.title, document, &[], Strictness::CommandLine) else {
+            return;
+        };
+        self.collect(&component, &phases, depth + 1, all);
     }
 
     fn keyed(&self, value: &str) -> String {

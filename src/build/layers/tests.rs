@@ -280,7 +280,7 @@ phases: [{name: build, steps: [{name: Update, action: UpdateOS}]}]
     let plan = rig.plan().await;
     rig.built(&plan, 23 * HOUR);
     assert_eq!(rig.plan().await.layers.done(), 3);
-    assert_eq!(plan.layers.is_over_since(crate::support::clock::now_ms() - 23 * HOUR, false), None);
+    assert_eq!(plan.layers.is_over_since(&[crate::support::clock::now_ms() - 23 * HOUR; 3], false), None);
     rig.reuse.refresh = true;
     assert_eq!(
         rig.reused().await,
@@ -292,7 +292,7 @@ phases: [{name: build, steps: [{name: Update, action: UpdateOS}]}]
         rig.reused().await,
         (1, "step Update updates packages: it ran 25 h ago, and holds 24 h".into())
     );
-    assert!(plan.layers.is_over_since(crate::support::clock::now_ms() - 25 * HOUR, false).is_some());
+    assert!(plan.layers.is_over_since(&[crate::support::clock::now_ms() - 25 * HOUR; 3], false).is_some());
     // The recipe's word counts more, either way.
     for (ttl, done) in [("7d", 3), ("never", 3), ("1h", 1)] {
         let said = format!("{{component: ./second.yml, ttl: {ttl}}}");
@@ -349,6 +349,83 @@ async fn what_names_its_build_is_never_reused() {
     assert_eq!(rig.reused().await.0, 3);
     rig.recipe = rig.recipe.replace("version: 1.0.0", "version: 1.0.1");
     assert_eq!(rig.reused().await, (1, "IMAGE_VERSION 1.0.0 -> 1.0.1".into()));
+    // One that counts up is another one in every build.
+    rig.recipe = rig.recipe.replace("version: 1.0.1", "version: 1.0.x");
+    rig.built(&rig.plan().await, 0);
+    assert_eq!(rig.reused().await, (1, "IMAGE_VERSION is another one in every build".into()));
+}
+
+/// A registered component that a step runs counts with all that is in it.
+#[tokio::test]
+async fn documents_inside_count_like_those_outside() {
+    const ARN: &str = "arn:aws:imagebuilder:eu-west-1:aws:component/inner/x.x.x";
+    let inner = |step: &str| {
+        format!(
+            "name: inner\nschemaVersion: 1.0\nphases:\n  - name: build\n    steps:\n      - {{name: Inside, {step}}}\n"
+        )
+    };
+    let register = |rig: &Rig, version: &str, step: &str| {
+        let text = inner(step);
+        let digest = digest_bytes(text.as_bytes());
+        let version = version.parse().unwrap();
+        let name = "inner".parse().unwrap();
+        rig.bench.catalog().write(|t| t.register_component(&name, version, &digest, &text)).unwrap();
+    };
+    let values = |value: &str| {
+        let text = format!("parameters: {{/app/version: {value}}}\n");
+        Values::parse(&Source::new("values.yaml", text)).unwrap()
+    };
+    let shell = |command: &str| format!("action: ExecuteBash, inputs: {{commands: ['{command}']}}");
+    let rig = || {
+        let rig = Rig::new();
+        let run = format!("{{name: Run, action: ExecuteDocument, inputs: {{document: '{ARN}'}}}}");
+        rig.edit(
+            "third.yml",
+            "{name: Write, action: CreateFile, inputs: [{path: /etc/third, content: x}]}",
+            &run,
+        );
+        rig
+    };
+
+    let mut one = rig();
+    register(&one, "1.0.0", &shell("install {{ aws:ssm:/app/version }}"));
+    one.bench.set_values(values("'1.4'"));
+    one.built(&one.plan().await, 0);
+    assert_eq!(one.reused().await.0, 3);
+    one.bench.set_values(values("'1.5'"));
+    assert_eq!(one.reused().await, (2, "value {{ aws:ssm:/app/version }} has changed".into()));
+    register(&one, "1.0.1", &shell("install"));
+    assert_eq!(one.reused().await.0, 2, "a newer version of it");
+
+    let old = rig();
+    register(&old, "1.0.0", "action: UpdateOS");
+    old.built(&old.plan().await, 25 * 3_600_000);
+    let (done, why) = old.reused().await;
+    assert!(done == 2 && why.contains("step Inside updates packages"), "{done} {why}");
+
+    for command in ["echo {{ context:uuid }}", "echo $IMAGE_BUILD_VERSION"] {
+        let each = rig();
+        register(&each, "1.0.0", &shell(command));
+        each.built(&each.plan().await, 0);
+        let (done, why) = each.reused().await;
+        assert!(done == 2 && why.ends_with("is another one in every build"), "{command}: {done} {why}");
+    }
+}
+
+/// What lives in memory only does not come over a component that has nothing to do.
+#[tokio::test]
+async fn what_needs_the_guest_alive_sees_past_idle_components() {
+    let mut rig = Rig::new();
+    rig.edit("second.yml", "name: build", "name: test");
+    let text = std::fs::read_to_string(rig.bench.root().join("second.yml")).unwrap();
+    let cut = text.split("  - name: validate").next().unwrap().to_owned();
+    std::fs::write(rig.bench.root().join("second.yml"), cut).unwrap();
+    rig.built(&rig.plan().await, 0);
+    assert_eq!(rig.reused().await.0, 3);
+    rig.recipe = RECIPE.replace("  - ./third.yml", "  - {component: ./third.yml, needs: live}");
+    rig.built(&rig.plan().await, 0);
+    rig.edit("third.yml", "content: x", "content: y");
+    assert_eq!(rig.reused().await.0, 0);
 }
 
 #[tokio::test]

@@ -310,7 +310,7 @@ impl Plan {
             world: &self.world,
             secret: &secret,
             today: &clock::date(clock::now_ms()),
-            version: self.recipe.version.to_string(),
+            version: self.recipe.version.exact().map(|v| v.to_string()),
             network: self.recipe.settings.network == super::recipe::Network::User,
         };
         let entries: Vec<Entry> = (0..self.components.len())

@@ -409,6 +409,7 @@ async fn a_recipe_may_start_from_an_image_and_use_components_by_name() {
                 file: None,
             })?;
             let details = crate::build::details::Details {
+                ran: Vec::new(),
                 holds: crate::boot::Holds { bios: true, uefi: true, ..Default::default() },
                 memory: 1024,
                 cpu: "max".into(),

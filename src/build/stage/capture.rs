@@ -13,7 +13,7 @@ use crate::support::wait::Patience;
 impl Workshop {
     pub(in crate::build) async fn capture(&mut self, patience: &Patience) -> Result<(), Failure> {
         let facts = self.facts()?;
-        let (details, free) = (Details::of(&self.plan, facts).json().to_string(), facts.root.free);
+        let (details, free) = (Details::of(&self.plan, facts, &self.ran).json().to_string(), facts.root.free);
         self.shorten_overlay(patience).await?;
         let overlay = self.overlay.take().ok_or_else(|| out_of_order("there is no disk"))?;
         let base = self.base.clone().ok_or_else(|| out_of_order("the disk stands on nothing"))?;

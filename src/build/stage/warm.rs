@@ -60,7 +60,9 @@ impl Workshop {
         let guest = self.boot_it(boot, patience).await?;
         let staging = self.folder.join("warm");
         self.acquire(UndoKind::Folder, &staging.to_string_lossy())?;
-        if let Some(guest) = warmth.keep(guest, &boot.facts, &staging, request, patience).await? {
+        if let Some(guest) =
+            warmth.keep(guest, &boot.facts, (&boot.overlay, &staging), request, patience).await?
+        {
             return Ok(guest);
         }
         copy(prepared, &boot.overlay)?;

@@ -127,7 +127,7 @@ pub async fn run(
     cancel: &CancellationToken,
 ) -> Result<u8, Failure> {
     let service = planning::open(settings)?;
-    let reuse = arguments.caching.reuse();
+    let reuse = Reuse { locked: arguments.locked, ..arguments.caching.reuse() };
     let dry = arguments.dry_run;
     let mut plan = planning::plan(&service, &arguments.recipe, settings, dry, &reuse, cancel).await?;
     planning::warn(&plan.warnings);

@@ -70,6 +70,7 @@ impl Recipe {
 impl Caching {
     pub fn reuse(&self) -> Reuse {
         Reuse {
+            locked: false,
             none: self.no_cache,
             none_from: self.no_cache_from.clone(),
             refresh: self.refresh,

@@ -18,6 +18,8 @@ const MOST_DISKS: usize = 10_000;
 const MOST_LAYERS: usize = 10_000;
 /// Most bytes of one text in it, and of what is known of one layer's inputs.
 const MOST_TEXT: usize = 4096;
+/// Of one base image.
+const MOST_TEXTS: usize = 100;
 const MOST_PARTS: usize = 8 << 20;
 /// Nobody has a larger disk.
 const MOST_DISK: u64 = 1 << 46;
@@ -117,6 +119,9 @@ impl Table {
             if disk.base.as_ref().is_some_and(|b| !is_name(&b.name) || b.record.is_some() != disk.follows) {
                 return wrong("it is no base image");
             }
+            if disk.base.as_ref().and_then(|b| b.record.as_ref()).is_some_and(|r| !is_modest(r)) {
+                return wrong("what is said of the base image is not well-formed");
+            }
             match &disk.backing {
                 Some(below) if !known.contains_key(below.as_str()) => {
                     return wrong("what it stands on does not come before it");
@@ -148,6 +153,25 @@ impl Table {
             }
         }
         Ok(())
+    }
+}
+
+/// Short texts that may be shown.
+fn is_modest(record: &Record) -> bool {
+    let origin = serde_json::to_value(&record.origin).unwrap_or_default();
+    let mut texts = vec![record.description.clone(), record.architecture.clone()];
+    texts.extend(record.firmware.iter().cloned());
+    collect_texts(&origin, &mut texts);
+    texts.len() <= MOST_TEXTS
+        && texts.iter().all(|t| t.len() <= MOST_TEXT && !t.chars().any(char::is_control))
+}
+
+fn collect_texts(value: &serde_json::Value, texts: &mut Vec<String>) {
+    match value {
+        serde_json::Value::String(text) => texts.push(text.clone()),
+        serde_json::Value::Array(items) => items.iter().for_each(|item| collect_texts(item, texts)),
+        serde_json::Value::Object(fields) => fields.values().for_each(|field| collect_texts(field, texts)),
+        _ => {}
     }
 }
 

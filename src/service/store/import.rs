@@ -12,8 +12,8 @@ use crate::catalog::{Catalog, CatalogError};
 use crate::disk;
 use crate::model::{DiskFormat, Failure, FailureKind};
 use crate::service::{Service, run};
-use crate::support::files;
 use crate::support::wait::Patience;
+use crate::support::{clock, files};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -303,7 +303,8 @@ impl Work {
                 disk: own,
                 virtual_size: disk.virtual_size,
                 file_size: disk.bytes,
-                created: record.created,
+                // The newest of a name is the one that recipes mean: none comes from the future.
+                created: record.created.min(clock::now_ms()),
                 origin: record.origin.clone(),
                 folder,
             })

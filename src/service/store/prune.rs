@@ -45,11 +45,14 @@ impl Picture {
     fn new(layers: Vec<Layer>, artifacts: BTreeMap<String, Artifact>, held: Vec<String>) -> Picture {
         let mut needed = BTreeSet::new();
         for digest in held {
-            let mut next = Some(digest);
-            while let Some(digest) = next.filter(|digest| needed.insert(digest.clone())) {
-                next = artifacts.get(&digest).and_then(|a| a.backing.clone());
-            }
+            downwards(&mut needed, digest, &artifacts);
         }
+        // What nobody refers to any more goes by itself: no layer has to make room for it.
+        let mut referred = needed.clone();
+        for layer in &layers {
+            downwards(&mut referred, layer.disk.clone(), &artifacts);
+        }
+        let artifacts = artifacts.into_iter().filter(|(digest, _)| referred.contains(digest)).collect();
         Picture { layers, artifacts, needed }
     }
 
@@ -100,6 +103,14 @@ impl Picture {
             chosen.push(Pruned { layer: layer.clone(), bytes: freed });
         }
         chosen
+    }
+}
+
+/// Adds a disk and all that it stands on.
+fn downwards(to: &mut BTreeSet<String>, digest: String, artifacts: &BTreeMap<String, Artifact>) {
+    let mut next = Some(digest);
+    while let Some(digest) = next.filter(|digest| to.insert(digest.clone())) {
+        next = artifacts.get(&digest).and_then(|a| a.backing.clone());
     }
 }
 

@@ -11,6 +11,9 @@
 //! | L6 | `service` |
 //! | L7 | `cli` |
 
+// eprintln! panics where the terminal or the reader of stderr is gone.
+#![deny(clippy::print_stderr)]
+
 pub mod support;
 
 pub mod model;

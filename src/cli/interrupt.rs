@@ -4,7 +4,7 @@ use crate::model::{Failure, FailureKind};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Fires `cancel` at the first SIGINT, SIGTERM or SIGHUP; ends the process at the second.
+/// Fires `cancel` at the first SIGINT, SIGTERM or SIGHUP; ends the process at the second SIGINT or SIGTERM.
 ///
 /// At once is safe: machines die with this process (parent-death signal), and
 /// the next kiln command that finds the build's lock free undoes what it left.
@@ -14,20 +14,24 @@ pub fn watch(cancel: CancellationToken) -> Result<(), Failure> {
     let mut terminate = on(SignalKind::terminate())?;
     let mut hangup = on(SignalKind::hangup())?;
     tokio::spawn(async move {
-        any(&mut interrupt, &mut terminate, &mut hangup).await;
-        eprintln!("\ncancelling (once more: stop at once)");
+        tokio::select! {
+            () = any(&mut interrupt, &mut terminate) => {}
+            _ = hangup.recv() => {}
+        }
+        // Before anything that may not work: after a hang-up there is mostly no terminal to write to.
         cancel.cancel();
-        any(&mut interrupt, &mut terminate, &mut hangup).await;
-        eprintln!("stopped; the next kiln command cleans up");
+        tell!("\ncancelling (once more: stop at once)");
+        // A closed terminal hangs up twice: the kernel does, and the shell for all its jobs.
+        any(&mut interrupt, &mut terminate).await;
+        tell!("stopped; the next kiln command cleans up");
         std::process::exit(130);
     });
     Ok(())
 }
 
-async fn any(a: &mut Signal, b: &mut Signal, c: &mut Signal) {
+async fn any(a: &mut Signal, b: &mut Signal) {
     tokio::select! {
         _ = a.recv() => {}
         _ = b.recv() => {}
-        _ = c.recv() => {}
     }
 }

@@ -1,5 +1,10 @@
 //! L7: the command line. The only room that writes to the terminal and reads the environment.
 
+/// A line for people on stderr. Its terminal or its reader may be gone: the work goes on.
+macro_rules! tell {
+    ($($text:tt)*) => { $crate::cli::tell_line(format_args!($($text)*)) };
+}
+
 mod cmd;
 mod exit;
 mod interrupt;
@@ -9,6 +14,7 @@ mod terminal;
 
 use clap::{CommandFactory, Parser};
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
@@ -51,12 +57,18 @@ pub struct Global {
     pub progress: render::Progress,
 }
 
+fn tell_line(text: std::fmt::Arguments<'_>) {
+    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+}
+
 /// Who closes our output has seen enough (`kiln plan | head`): that is no defect to report.
 fn end_quietly_when_nobody_reads() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let said = panic.payload().downcast_ref::<String>();
-        if said.is_some_and(|s| s.starts_with("failed printing to stdout: Broken pipe")) {
+        // A closed terminal says the second.
+        let nobody = ["Broken pipe", "Input/output error"].map(|e| format!("failed printing to stdout: {e}"));
+        if said.is_some_and(|s| nobody.iter().any(|n| s.starts_with(n))) {
             std::process::exit(exit::NOBODY_READS);
         }
         report(panic);

@@ -5,3 +5,4 @@ mod base;
 mod command_line;
 mod component;
 mod host_files;
+mod signals;

@@ -108,14 +108,14 @@ impl Visitor for ShellThere {
         match occasion {
             Occasion::Failed(failure) => {
                 render::failure(failure, Format::Human);
-                eprintln!("a shell in the guest that failed, as root; exit ends the build");
+                tell!("a shell in the guest that failed, as root; exit ends the build");
             }
             Occasion::Break(place) => {
-                eprintln!("a shell in the guest {place}, as root; exit goes on with the build")
+                tell!("a shell in the guest {place}, as root; exit goes on with the build")
             }
         }
         if let Err(e) = terminal::attach(guest, terminal::command(&[]), patience).await {
-            eprintln!("the shell ended: {e}");
+            tell!("the shell ended: {e}");
         }
         self.curtain.up();
     }
@@ -150,7 +150,7 @@ pub async fn run(
     if let Some(twin) = build::under_way(&service, &plan)?
         && !matches!(settings.progress, Progress::Json | Progress::None)
     {
-        eprintln!(
+        tell!(
             "note: {twin} is being made from the same inputs right now (kiln log {twin}); this is one more"
         );
     }
@@ -182,7 +182,7 @@ pub async fn carry_out(
     rendering.end().await;
     let built = built?;
     if !built.pruned.is_empty() && !matches!(settings.progress, Progress::Json | Progress::None) {
-        eprintln!("note: {}", super::store::made_room(&built.pruned));
+        tell!("note: {}", super::store::made_room(&built.pruned));
     }
     print(service, built.into_result()?, settings)?;
     Ok(0)

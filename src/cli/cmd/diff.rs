@@ -20,7 +20,7 @@ pub async fn run(
     patience: &Patience,
 ) -> Result<u8, Failure> {
     if depth != Depth::Packages && !matches!(settings.progress, Progress::Json | Progress::None) {
-        eprintln!("comparing the files of {} and {}, each in an appliance of its own", names[0], names[1]);
+        tell!("comparing the files of {} and {}, each in an appliance of its own", names[0], names[1]);
     }
     let (from, to, difference) = diff::diff(service, names, depth, settings.accel.into(), patience).await?;
     match settings.format {

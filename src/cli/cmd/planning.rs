@@ -83,11 +83,12 @@ impl Caching {
 pub fn open(settings: &Settings) -> Result<Service, Failure> {
     let service = Service::open(&settings.home)?;
     for left in &service.reconciled {
-        eprintln!(
+        tell!(
             "note: cleaned up after the build {} of {}, whose kiln came to its end",
-            left.build, left.image
+            left.build,
+            left.image
         );
-        left.problems.iter().for_each(|p| eprintln!("warning: {p}"));
+        left.problems.iter().for_each(|p| tell!("warning: {p}"));
     }
     Ok(service)
 }
@@ -115,5 +116,5 @@ pub fn values(path: Option<&Path>) -> Result<Values, Failure> {
 
 /// Warnings, on stderr.
 pub fn warn(warnings: &[Diagnostic]) {
-    warnings.iter().for_each(|w| eprint!("{}", w.render()));
+    warnings.iter().for_each(|w| tell!("{}", w.render().trim_end()));
 }

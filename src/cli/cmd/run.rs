@@ -82,7 +82,7 @@ impl Watch for Teller {
 
     fn note(&self, text: &str) {
         if !self.silent {
-            eprintln!("{text}");
+            tell!("{text}");
         }
     }
 
@@ -90,7 +90,7 @@ impl Watch for Teller {
         let since_ms = waiting.since.as_millis() as u64;
         let worth = self.waits.lock().is_ok_and(|mut w| w.worth_a_line(since_ms));
         if !self.silent && worth {
-            eprintln!("waiting for {}, {} s", waiting.what, waiting.since.as_secs());
+            tell!("waiting for {}, {} s", waiting.what, waiting.since.as_secs());
         }
     }
 }
@@ -119,7 +119,7 @@ pub async fn run(
     let exit = running.ended(&patience).await;
     let stopped = running.stop().await;
     if let Ok(Some(kept)) = &stopped {
-        eprintln!("what the guest has written is kept in {}", kept.display());
+        tell!("what the guest has written is kept in {}", kept.display());
     }
     let exit = exit?;
     stopped?;

@@ -69,12 +69,12 @@ pub async fn run(
         } else {
             "what you change is thrown away"
         };
-        eprintln!("a shell in {}, as root; {fate}; leave it with exit", shell.title);
+        tell!("a shell in {}, as root; {fate}; leave it with exit", shell.title);
     }
     let exited = terminal::attach(&shell.guest, terminal::command(&arguments.command), &patience).await;
     let closed = shell.close().await;
     if let Ok(Some(kept)) = &closed {
-        eprintln!("what was written is kept in {}", kept.display());
+        tell!("what was written is kept in {}", kept.display());
     }
     let exited = exited.map_err(|e| e.failure())?;
     closed?;

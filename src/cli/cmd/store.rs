@@ -243,7 +243,7 @@ async fn verify(
     let wanted = settings.format == Format::Human && settings.progress == Progress::Plain;
     let mut tell = |artifact: &crate::catalog::artifact::Artifact| {
         if wanted {
-            eprintln!("reading {} ({})", artifact.file_name(), Size(artifact.bytes));
+            tell!("reading {} ({})", artifact.file_name(), Size(artifact.bytes));
         }
     };
     let verified = store::verify(service, names, &mut tell, patience).await?;

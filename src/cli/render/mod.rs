@@ -27,7 +27,7 @@ pub enum Progress {
 /// Prints a failure: prose on stderr, or one JSON object on stdout.
 pub fn failure(failure: &Failure, format: Format) {
     match format {
-        Format::Human => eprint!("{}", human(failure)),
+        Format::Human => tell!("{}", human(failure).trim_end()),
         Format::Json => println!("{}", json(failure)),
     }
 }

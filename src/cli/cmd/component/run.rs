@@ -115,7 +115,7 @@ pub async fn run(
         Ok(outcome) => outcome,
         Err(error) => {
             if let StandaloneError::Invalid(findings) = &error {
-                findings.iter().for_each(|d| eprintln!("{}", d.render()));
+                findings.iter().for_each(|d| tell!("{}", d.render()));
             }
             return Err(error.into());
         }

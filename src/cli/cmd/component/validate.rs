@@ -68,7 +68,7 @@ pub async fn run(
     };
     match settings.format {
         Format::Human => {
-            findings.iter().for_each(|d| eprintln!("{}", d.render()));
+            findings.iter().for_each(|d| tell!("{}", d.render()));
             println!("{message}");
         }
         Format::Json => println!(

@@ -1,0 +1,62 @@
+//! What ends kiln, and what it goes on in spite of.
+
+use rustix::process::{Pid, Signal, kill_process};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Starts a step that waits until the file `end` is there, with signals set like this; returns once it is at
+/// work.
+fn waits(folder: &Path, signals: &[&str], stderr: Stdio) -> Child {
+    let document = "name: waits\nschemaVersion: 1.0\nphases:\n  - name: build\n    steps:\n      \
+        - {name: Wait, action: ExecuteBash, inputs: {commands: ['touch begun; until test -e end; do sleep 0.05; done']}}\n";
+    std::fs::write(folder.join("doc.yml"), document).unwrap();
+    // Whoever runs the tests may have been started deaf to some.
+    let mut command = Command::new("env");
+    command.args(["--default-signal=HUP,INT,TERM"]).args(signals).arg(env!("CARGO_BIN_EXE_kiln"));
+    command.args(["--home", "home", "component", "run", "--documents", "doc.yml"]);
+    command.args(["--working-directory", ".", "--log-directory", "."]).current_dir(folder);
+    let child = command.stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
+    let begun = Instant::now();
+    while !folder.join("begun").exists() {
+        assert!(begun.elapsed() < LIMIT, "the step does not begin");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child
+}
+
+fn send(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+/// The exit code, once it has ended by itself.
+fn ended(child: &mut Child) -> Option<i32> {
+    let begun = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        if begun.elapsed() > LIMIT {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("kiln did not end within {LIMIT:?}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Its reader is dead, or its terminal is closed: the message cannot be told, the cancel happens.
+#[test]
+fn a_signal_cancels_though_nobody_hears_of_it() {
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let folder = tempfile::tempdir().unwrap();
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut child = waits(folder.path(), &[], writer.into());
+        send(&child, signal);
+        // A run whose step was cancelled has failed.
+        assert_eq!(ended(&mut child), Some(1), "{signal:?}");
+    }
+}

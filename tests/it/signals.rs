@@ -60,3 +60,24 @@ fn a_signal_cancels_though_nobody_hears_of_it() {
         assert_eq!(ended(&mut child), Some(1), "{signal:?}");
     }
 }
+
+/// `nohup kiln build ... &`, and a log-out.
+#[test]
+fn what_kiln_was_started_deaf_to_does_not_cancel() {
+    for signal in [Signal::HUP, Signal::INT] {
+        let folder = tempfile::tempdir().unwrap();
+        let ignored = if signal == Signal::HUP { "--ignore-signal=HUP" } else { "--ignore-signal=INT" };
+        let mut child = waits(folder.path(), &[ignored], Stdio::null());
+        for _ in 0..2 {
+            send(&child, signal);
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        std::fs::write(folder.path().join("end"), "").unwrap();
+        assert_eq!(ended(&mut child), Some(0), "{signal:?}");
+        // The others are heard.
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = waits(folder.path(), &[ignored], Stdio::null());
+        send(&child, Signal::TERM);
+        assert_eq!(ended(&mut child), Some(1), "{signal:?}");
+    }
+}

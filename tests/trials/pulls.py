@@ -99,7 +99,7 @@ class Plan:
         self.disk = rng.sample(DISK_FAULTS, rng.randrange(4))
         self.lists = [rng.choice(LIST_FAULTS)] if rng.random() < 0.3 else []
         self.publishes = not self.forever and rng.random() < 0.15
-        self.end = rng.choice([signal.SIGKILL, signal.SIGINT]) if not self.forever and rng.random() < 0.2 else None
+        self.end = rng.choice([signal.SIGKILL, signal.SIGTERM]) if not self.forever and rng.random() < 0.2 else None
         if self.forever:
             self.disk, self.lists = [rng.choice(FOREVER)], []
         if self.publishes:
@@ -120,7 +120,7 @@ class Plan:
 
     def story(self):
         more = [word for word, there in [("new edition", self.edition == "2"), ("killed", self.end == signal.SIGKILL),
-                                         ("called off", self.end == signal.SIGINT)] if there]
+                                         ("called off", self.end == signal.SIGTERM)] if there]
         return ", ".join(self.met + more) or "nothing"
 
 

@@ -292,7 +292,7 @@ fn an_interrupt_cancels_and_a_kill_is_put_in_order_by_the_next_kiln() {
 
     let mut child = bench.build_until("recipe.yaml", "boot");
     let pid = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));
     wait_for_no_machine("cut-short");
     assert_eq!(bench.json(&["image", "show", "cut-short/1.0.0/1"])["status"], "CANCELLED");

@@ -164,7 +164,7 @@ fn ctrl_c_leaves_nothing() {
     }
     assert_eq!(names(&out).len(), 3, "two unfinished files beside the one that is there");
     let pid = rustix::process::Pid::from_child(&kiln);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     let (code, said) = ended(&kiln.wait_with_output().unwrap());
     assert!(code == Some(130) && said.contains("was stopped"), "{code:?} {said}");
     assert_eq!(names(&out), ["small.vmdk"]);

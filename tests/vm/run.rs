@@ -60,7 +60,7 @@ fn until(lines: &mut impl BufRead, what: &str) {
 
 fn interrupt(child: &mut Child) -> Option<i32> {
     let pid = rustix::process::Pid::from_child(child);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     child.wait().unwrap().code()
 }
 

@@ -97,8 +97,9 @@ fn serve(demo: &Demo) -> Result {
 
 /// One interrupt is a clean end: kiln powers the guest off and removes the overlay.
 fn interrupt(child: &mut Child) -> Result<ExitStatus> {
+    // Not SIGINT: in the background of a script nobody hears it.
     // The shell's own: a small system has no program of this name.
-    shell::run(&mut command(&["sh", "-c", "kill -INT \"$0\"", &child.id().to_string()]))?;
+    shell::run(&mut command(&["sh", "-c", "kill -TERM \"$0\"", &child.id().to_string()]))?;
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(180) {
         if let Some(ended) = child.try_wait().map_err(|e| e.to_string())? {

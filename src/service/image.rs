@@ -91,6 +91,13 @@ pub fn find(service: &Service, name: &str) -> Result<Image, Failure> {
     Err(Failure::new(FailureKind::Conflict, message).hint(format!("kiln image show {image} says why.")))
 }
 
+/// What has to be said of an image that is looked at though it is not AVAILABLE.
+pub(super) fn unfinished(image: &Image) -> Option<String> {
+    let why = image.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    let told = format!("note: image {image} is {}, not AVAILABLE{why}", image.status);
+    (image.status != ImageStatus::Available).then_some(told)
+}
+
 /// As [`find`], but falls back to the newest build whatever its status.
 pub fn show(service: &Service, name: &str) -> Result<Shown, Failure> {
     shown(service, newest(service, name)?)

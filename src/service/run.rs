@@ -50,7 +50,7 @@ pub struct Running {
     _lock: Lock,
 }
 
-/// Boots an image and returns when it is up.
+/// Boots an image and returns when it is up. Named with its build number it may be one that has failed.
 pub async fn start(
     service: &Service,
     name: &str,
@@ -58,7 +58,8 @@ pub async fn start(
     watch: Arc<dyn Watch>,
     patience: &Patience,
 ) -> Result<Running, Failure> {
-    let image = image::newest(service, name)?;
+    let image = image::find(service, name)?;
+    image::unfinished(&image).iter().for_each(|told| watch.note(told));
     let (_, disk, details) = image::disk(service, &image)?;
     let firmware = firmware(&image, &details.firmware(), options.firmware)?;
     if options.user_data.is_some() && !details.holds.nocloud {

@@ -62,6 +62,7 @@ pub async fn open(
         Some(moment) => Subject::at(service, name, moment)?,
         None => Subject::find(service, name)?,
     };
+    subject.caution.iter().for_each(|told| watch.note(told));
     let home = service.catalog.home();
     let accelerator = resolve(options.choice, subject.architecture, home.root(), patience).await?;
     let qemu = Qemu::find(subject.architecture, patience).await.map_err(|e| e.failure())?;

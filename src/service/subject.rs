@@ -40,6 +40,8 @@ impl fmt::Display for Moment {
 /// A disk to look at, which stays as it is.
 pub(super) struct Subject {
     pub title: String,
+    /// What has to be said before: of an image that is not AVAILABLE.
+    pub caution: Option<String>,
     pub path_name: String,
     pub architecture: Architecture,
     pub disk: PathBuf,
@@ -58,6 +60,7 @@ impl Subject {
         if let Some(base) = service.bases.find(name)? {
             return Ok(Subject {
                 title: base.name.clone(),
+                caution: None,
                 path_name: base.name,
                 architecture: base.architecture,
                 digest: None,
@@ -78,6 +81,7 @@ impl Subject {
         let (memory, interface) = recorded.map_or((MEMORY, Interface::Virtio), |d| (d.memory, interface(&d)));
         Ok(Subject {
             title: format!("{image} {moment}"),
+            caution: image::unfinished(&image),
             path_name: image.path_name(),
             architecture: image.architecture,
             disk: service.catalog.artifact_path(&layer),
@@ -97,6 +101,7 @@ impl Subject {
         };
         Ok(Subject {
             title: image.to_string(),
+            caution: image::unfinished(&image),
             path_name: image.path_name(),
             architecture: image.architecture,
             digest: image.disk,

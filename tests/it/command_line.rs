@@ -1,42 +1,41 @@
 //! The command line as such.
 
 use kiln::catalog::artifact::{Artifact, digest_bytes};
-use kiln::catalog::image::NewImage;
-use kiln::catalog::{Catalog, home::Home};
-use kiln::model::Architecture;
+use kiln::catalog::image::{Image, NewImage};
+use kiln::catalog::{Catalog, CatalogError, Transaction, home::Home};
+use kiln::model::{Architecture, ImageStatus};
 use std::process::{Command, Stdio};
 
-/// Runs kiln in this home; returns the exit code, and what is on stdout.
+/// kiln in this home, on a machine that has no QEMU.
+fn command(home: &std::path::Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kiln"));
+    command.args(["--format", "json", "--home"]).arg(home).args(arguments);
+    command.env_remove("KILN_ACCEL").env("PATH", "/nowhere").current_dir(home);
+    command
+}
+
+/// Runs it; returns the exit code, and what is on stdout.
 fn kiln(home: &std::path::Path, arguments: &[&str]) -> (Option<i32>, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_kiln"))
-        .args(["--format", "json", "--home"])
-        .arg(home)
-        .args(arguments)
-        .env_remove("KILN_ACCEL")
-        .env("PATH", "/nowhere")
-        .current_dir(home)
-        .output()
-        .unwrap();
+    let output = command(home, arguments).output().unwrap();
     (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The rows of docs/exit-codes.md that need no guest.
-#[test]
-fn exit_codes_are_those_of_the_table() {
-    let home = tempfile::tempdir().unwrap();
-    std::fs::write(home.path().join("recipe.yaml"), "name: n\nversion: one\n").unwrap();
-    std::fs::write(home.path().join("disk.raw"), vec![0; 1 << 20]).unwrap();
-    // An image that is still at work, as another kiln would have it.
-    let catalog = Catalog::open(Home::new(home.path())).unwrap();
-    let parent = home.path().join("parent");
+/// The first image of this name, with `then` done to it.
+fn begun(
+    home: &std::path::Path,
+    name: &str,
+    then: impl FnOnce(&Transaction, Image) -> Result<(), CatalogError>,
+) {
+    let catalog = Catalog::open(Home::new(home)).unwrap();
+    let parent = home.join("parent");
     std::fs::write(&parent, "parent").unwrap();
     let digest = digest_bytes(b"parent");
     catalog.store_file(&parent, "qcow2", &digest).unwrap();
-    let begun = catalog.write(|t| {
+    let done = catalog.write(|t| {
         let (digest, format) = (digest.clone(), "qcow2".to_owned());
         t.add_artifact(&Artifact { digest, format, bytes: 6, virtual_size: 6, backing: None, file: None })?;
-        let (name, version) = ("busy".parse().unwrap(), "1.0.0".parse().unwrap());
-        t.add_image(&NewImage {
+        let (name, version) = (name.parse().unwrap(), "1.0.0".parse().unwrap());
+        let image = t.add_image(&NewImage {
             recipe: t.register_recipe(&name, version, "d", "data")?,
             name,
             version,
@@ -48,10 +47,20 @@ fn exit_codes_are_those_of_the_table() {
             tags: Vec::new(),
             parent_image: None,
             details: "{}".into(),
-        })
+        })?;
+        then(t, image)
     });
-    begun.unwrap();
-    drop(catalog);
+    done.unwrap();
+}
+
+/// The rows of docs/exit-codes.md that need no guest.
+#[test]
+fn exit_codes_are_those_of_the_table() {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::write(home.path().join("recipe.yaml"), "name: n\nversion: one\n").unwrap();
+    std::fs::write(home.path().join("disk.raw"), vec![0; 1 << 20]).unwrap();
+    // An image that is still at work, as another kiln would have it.
+    begun(home.path(), "busy", |_, _| Ok(()));
     let table: [(i32, &str, &[&str]); 9] = [
         (0, "", &["image", "list"]),
         (2, "", &["image", "lst"]),
@@ -79,6 +88,27 @@ fn exit_codes_are_those_of_the_table() {
         };
         assert!(documented.contains(&row), "{row}");
     }
+}
+
+/// An image whose tests failed has a disk; who means it says its number.
+#[test]
+fn only_an_available_image_runs_by_its_name() {
+    let home = tempfile::tempdir().unwrap();
+    begun(home.path(), "limps", |t, image| {
+        let holds = r#"{"holds": {"nocloud": false, "initramfsTools": true, "bios": true, "uefi": false},
+                        "memory": 256, "cpu": "max", "interface": "virtio"}"#;
+        t.set_disk(image.id, &image.parent.clone().unwrap(), holds)?;
+        t.set_status(image.id, ImageStatus::Failed, Some("a test failed"))
+    });
+    for name in ["limps", "limps/1.0.0", "limps/1.x.x"] {
+        let (code, said) = kiln(home.path(), &["run", name]);
+        assert!(code == Some(6) && said.contains("limps/1.0.0/1 is FAILED, and there is no"), "{said}");
+    }
+    // The one that is meant goes on to what this machine lacks.
+    let output = command(home.path(), &["run", "limps/1.0.0/1"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
+    assert_eq!(said, "note: image limps/1.0.0/1 is FAILED, not AVAILABLE (a test failed)\n");
 }
 
 #[test]

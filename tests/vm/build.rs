@@ -372,7 +372,7 @@ fn a_failed_step_opens_a_shell_and_the_kept_disk_another() {
     assert!(String::from_utf8_lossy(&none.stderr).contains("--on-error keep"), "{none:?}");
     let kept = bench.run(&["build", "recipe.yaml", "--on-error", "keep"]);
     assert_eq!(kept.status.code(), Some(1), "{kept:?}");
-    let mut shell = bench.kiln(&["--progress", "none", "shell", "shelled", "--network", "none", "--"]);
+    let mut shell = bench.kiln(&["--progress", "plain", "shell", "shelled", "--network", "none", "--"]);
     shell.args(["sh", "-c", "cat - /etc/made; echo aside >&2; exit 7"]);
     let mut child =
         shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -380,6 +380,8 @@ fn a_failed_step_opens_a_shell_and_the_kept_disk_another() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(7), "{output:?}");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "typed by nobody\nof the step\n");
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "aside\n");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("image shelled/1.0.0/2 is FAILED, not AVAILABLE"), "{said}");
+    assert!(said.ends_with("aside\n"), "{said}");
     assert_eq!(std::fs::read_dir(bench.folder.join("home/runs")).unwrap().count(), 0, "nothing stays");
 }

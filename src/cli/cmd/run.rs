@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 /// Boot an image on a throw-away disk and keep it running until Ctrl-C
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// name, name/1.0.x, name/1.0.0 or name/1.0.0/3
+    /// name, name/1.0.x or name/1.0.0: the newest AVAILABLE one; name/1.0.0/3: that one, also where its build
+    /// failed after its disk was captured
     image: String,
     /// Lead a TCP port of this host to one of the guest; may be given more than once
     #[arg(long, value_name = "[ADDRESS:]HOST:GUEST", value_parser = forward)]
@@ -163,7 +164,7 @@ fn print_up(running: &Running, publish: &[Forward], settings: &Settings) {
                 .collect();
             println!(
                 "{}",
-                json!({"image": running.image.to_string(), "state": "up", "folder": running.folder,
+                json!({"image": running.image.to_string(), "status": running.image.status.as_str(), "state": "up", "folder": running.folder,
                        "published": ports, "failedUnits": running.failed_units()})
             );
         }

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(clap::Args)]
 #[command(after_help = "The exit code is that of the shell or command.")]
 pub struct Arguments {
-    /// name, name/1.0.0, name/1.0.0/3, or a base image
+    /// name, name/1.0.0, name/1.0.0/3, or a base image; where none is AVAILABLE, the newest that is there
     image: String,
     /// As the image was before one of its components ran
     #[arg(long, value_name = "COMPONENT", conflicts_with = "after")]

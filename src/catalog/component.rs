@@ -43,7 +43,7 @@ impl Transaction<'_> {
         digest: &str,
         data: &str,
     ) -> Result<Component> {
-        self.free_name("component", "components", name)?;
+        self.free_name("component", "components", "removed IS NULL", name)?;
         let newest = self
             .sql
             .query_row(
@@ -118,25 +118,24 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// Fails when another spelling of the same name is in the table.
+    /// Fails when another spelling of the same name is that of something there: `living` is what the rows
+    /// of the table have to fulfil for that. What is gone keeps its numbers, and no name.
     pub(super) fn free_name(
         &self,
         kind: &'static str,
         table: &'static str,
+        living: &str,
         name: &ResourceName,
     ) -> Result<()> {
+        let sql = format!("SELECT name FROM {table} WHERE slug = ?1 AND name <> ?2 AND {living} LIMIT 1");
         let taken: Option<String> = self
             .sql
-            .query_row(&format!("SELECT name FROM {table} WHERE slug = ?1 LIMIT 1"), [name.slug()], |r| {
-                r.get(0)
-            })
+            .query_row(&sql, [name.slug().as_str(), name.as_str()], |r| r.get(0))
             .optional()
             .or_doing("look a name up")?;
         match taken {
-            Some(taken) if taken != name.as_str() => {
-                Err(CatalogError::NameTaken { kind, name: name.to_string(), taken })
-            }
-            _ => Ok(()),
+            Some(taken) => Err(CatalogError::NameTaken { kind, name: name.to_string(), taken }),
+            None => Ok(()),
         }
     }
 

@@ -99,7 +99,7 @@ fn decode((mut image, architecture, status): (Image, String, String)) -> Result<
 impl Transaction<'_> {
     /// PENDING, with the next build number of its name and version. Numbers are never used twice.
     pub fn add_image(&self, new: &NewImage) -> Result<Image> {
-        self.free_name("image", "images", &new.name)?;
+        self.free_name("image", "images", "status <> 'DELETED'", &new.name)?;
         let slug = new.name.slug();
         let v = new.version;
         let id = self

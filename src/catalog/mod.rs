@@ -176,6 +176,12 @@ impl From<CatalogError> for Failure {
                 failure.hint(format!("There are: {}.", known.join(", ")))
             }
             CatalogError::InUse { next, .. } => failure.hint(next),
+            CatalogError::NameTaken { kind, taken, .. } => {
+                let what = if kind == "component" { "component" } else { "image" };
+                failure.hint(format!(
+                    "Write it as `{taken}`, or remove what has that name (kiln {what} list, kiln {what} remove)."
+                ))
+            }
             CatalogError::NoVersion { .. } => failure.hint("Go on with the next minor version."),
             CatalogError::TooManyTags { .. } => {
                 failure.hint("Remove some: kiln image tag IMAGE --remove KEY")

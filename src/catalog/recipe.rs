@@ -14,7 +14,8 @@ impl Transaction<'_> {
         digest: &str,
         data: &str,
     ) -> Result<i64> {
-        self.free_name("recipe", "recipes", name)?;
+        let living = "id IN (SELECT recipe FROM images WHERE status <> 'DELETED')";
+        self.free_name("recipe", "recipes", living, name)?;
         let newest: Option<(i64, u32, String)> = self
             .sql
             .query_row(

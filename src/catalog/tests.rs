@@ -72,6 +72,35 @@ fn build_numbers_are_never_used_twice_and_names_collide_by_slug() {
 }
 
 #[test]
+fn a_misspelled_name_is_free_again_once_nothing_has_it() {
+    let (_folder, catalog) = catalog();
+    let base = store(&catalog, "base", None);
+    let wrong = add(&catalog, "My_Appp", &base);
+    let fail = |image: &image::Image| {
+        catalog.write(|t| {
+            t.set_status(image.id, ImageStatus::Failed, Some("why"))?;
+            t.delete_image(image.id)
+        })
+    };
+    fail(&wrong).unwrap();
+    let other = add(&catalog, "my appp", &base);
+    assert_eq!((other.name.as_str(), other.version.build), ("my appp", 2), "its number stays used");
+    let taken = catalog.write(|t| t.add_image(&new_image("My_Appp", &base, t)?)).unwrap_err();
+    let hints = Failure::from(taken).hints;
+    assert!(hints[0].contains("`my appp`") && hints[0].contains("kiln image list"), "{hints:?}");
+
+    let register = |name: &str| {
+        let (name, version) = (name.parse().unwrap(), "1.0.0".parse().unwrap());
+        catalog.write(|t| t.register_component(&name, version, "d", "data"))
+    };
+    let wrong = register("Tool_s").unwrap();
+    let hints = Failure::from(register("tool s").unwrap_err()).hints;
+    assert!(hints[0].contains("`Tool_s`") && hints[0].contains("kiln component list"), "{hints:?}");
+    catalog.write(|t| t.remove_component(&wrong)).unwrap();
+    assert_eq!(register("tool s").unwrap().version.build, 2);
+}
+
+#[test]
 fn two_processes_worth_of_writers_get_different_numbers() {
     let (folder, catalog) = catalog();
     let base = store(&catalog, "base", None);

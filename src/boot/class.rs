@@ -53,9 +53,11 @@ const SIGNS: &[Sign] = &[
             // OVMF, with and without a shell in it
             "BdsDxe: No bootable option or device was found",
             UEFI_SHELL,
-            // GRUB
+            // GRUB, without its modules or without its configuration
             "Entering rescue mode...",
             "grub rescue>",
+            "Minimal BASH-like line editing is supported",
+            GRUB_SHELL,
         ],
     ),
     last(
@@ -114,9 +116,12 @@ const SIGNS: &[Sign] = &[
 /// end in `startup.nsh`.
 const UEFI_SHELL: &str = "Shell>";
 
+/// The same of GRUB: in a menu's entry or a message it is no prompt.
+const GRUB_SHELL: &str = "grub>";
+
 fn says(line: &str, word: &str) -> bool {
     match word {
-        UEFI_SHELL => line.trim() == word,
+        UEFI_SHELL | GRUB_SHELL => line.trim() == word,
         // Of watches on files the kernel says that no space is left on a device.
         _ => line.contains(word) && !line.contains("inotify"),
     }
@@ -246,7 +251,15 @@ mod tests {
     fn only_what_nobody_gets_over_ends_the_wait() {
         let decided = |text: &str| Class::is_decided(&[text.to_owned()]);
         assert!(decided("[    1.2] Kernel panic - not syncing: Fatal exception") && decided("Shell> "));
-        for goes_on in ["dd: No space left on device", "Target filesystem doesn't have requested /init."] {
+        assert!(
+            decided("   Minimal BASH-like line editing is supported. For the first word")
+                && decided("grub> ")
+        );
+        for goes_on in [
+            "press c for grub> ",
+            "dd: No space left on device",
+            "Target filesystem doesn't have requested /init.",
+        ] {
             assert!(!decided(goes_on), "{goes_on}");
         }
     }

@@ -31,14 +31,20 @@ pub enum BootError {
     /// Nothing happened within the limit.
     #[error("the guest's agent did not report: {class}")]
     Silent { class: Class, source: GuestError, console: Vec<String>, screenshot: Option<PathBuf> },
-    #[error("the guest did not get ready")]
-    NotReady { source: NotReady, console: Vec<String> },
+    /// Its agent greeted, and the boot was not over within the limit, or broke off.
+    #[error("the guest did not get ready{}", also(*class))]
+    NotReady { class: Class, source: NotReady, console: Vec<String>, screenshot: Option<PathBuf> },
     #[error("the guest did not power off: {0}")]
     NotOff(String),
     #[error("{exit}, instead of powering off when asked to")]
     Ended { exit: Exit, console: Vec<String> },
     #[error(transparent)]
     Impatience(#[from] Impatience),
+}
+
+/// What the console tells, where it does: the source says what was waited for.
+fn also(class: Class) -> String {
+    if class == Class::Unknown { String::new() } else { format!(": {class}") }
 }
 
 impl BootError {
@@ -51,11 +57,15 @@ impl BootError {
             BootError::Impatience(e) => e.into(),
             // Whatever the console shows is the cause, and time only how it was noticed.
             BootError::Silent { class: Class::Unknown, source, .. }
-            | BootError::NotReady { source: NotReady::Guest(source), .. } => source.kind(),
+            | BootError::NotReady { class: Class::Unknown, source: NotReady::Guest(source), .. } => {
+                source.kind()
+            }
             BootError::Silent {
                 source: GuestError::Impatience(e @ Impatience::Cancelled { .. }), ..
             }
-            | BootError::NotReady { source: NotReady::Slow { limit: e, .. }, .. } => e.into(),
+            | BootError::NotReady {
+                class: Class::Unknown, source: NotReady::Slow { limit: e, .. }, ..
+            } => e.into(),
             BootError::Down { exit: Some(exit), .. } | BootError::Ended { exit, .. } => exit.kind(),
             BootError::Down { exit: None, .. }
             | BootError::Silent { .. }
@@ -67,7 +77,9 @@ impl BootError {
     /// What kept the guest from coming up, where there was a guest.
     pub fn class(&self) -> Option<Class> {
         match self {
-            BootError::Down { class, .. } | BootError::Silent { class, .. } => Some(*class),
+            BootError::Down { class, .. }
+            | BootError::Silent { class, .. }
+            | BootError::NotReady { class, .. } => Some(*class),
             BootError::Machine(MachineError::NotStarted { .. }) => Some(Class::QemuFailed),
             _ => None,
         }
@@ -94,8 +106,10 @@ impl BootError {
                 failure.files.extend(screenshot.clone());
                 failure.hints.push(class.hint().into());
             }
-            BootError::NotReady { source, console } => {
+            BootError::NotReady { class, source, console, screenshot } => {
                 failure.console = console.clone();
+                failure.files.extend(screenshot.clone());
+                failure.hints.extend((*class != Class::Unknown).then(|| class.hint().to_owned()));
                 failure.hints.extend(source.hint().map(str::to_owned));
             }
             BootError::Ended { exit, console } => {

@@ -3,7 +3,9 @@
 use super::class::Class;
 use super::error::BootError;
 use super::ready::{self, NotReady, Ready, Waiting};
-use super::start::{BootRequest, CONSOLE_LINES, Started, decided, down_with, start};
+use super::start::{
+    BootRequest, CONSOLE_LINES, Started, decided, down_with, end_soon, not_ready_with, start,
+};
 use crate::appliance::Alive;
 use crate::guest::session::Interaction;
 use crate::guest::{Guest, GuestError, GuestFiles, Interactive, Sink};
@@ -24,7 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 const DOWN_LIMIT: Duration = Duration::from_secs(180);
 /// The same where nobody could be asked: it may be on its way all the same.
 const UNASKED_LIMIT: Duration = Duration::from_secs(30);
-/// When a link breaks, the machine's end is mostly a moment away.
+/// From a boot that comes to nothing to what its console says of it.
 const MOMENT: Duration = Duration::from_secs(3);
 
 /// Who wants to know what a boot does. Called from the task that boots.
@@ -204,11 +206,11 @@ async fn up(
             Err(error)
         }
         Err(source) => {
-            let moment = Patience::new(MOMENT, &patience.cancel);
-            if let Ok(exit) = alive.machine.wait_exit(&moment).await {
+            let lost = matches!(source, NotReady::Guest(GuestError::Lost { .. }));
+            if let Some(exit) = end_soon(&alive.machine, lost, &patience).await {
                 return Err(down_with(request, &alive.machine, Some(exit)).await);
             }
-            Err(BootError::NotReady { source, console: alive.machine.console_tail(CONSOLE_LINES) })
+            Err(not_ready_with(request, &alive.machine, source).await)
         }
     }
 }

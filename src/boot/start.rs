@@ -3,7 +3,7 @@
 use super::class::Class;
 use super::error::BootError;
 use super::guest::Watch;
-use super::ready::Waiting;
+use super::ready::{NotReady, Waiting};
 use crate::appliance::{Alive, Appliance, BootFiles, DiskFacts, Kit};
 use crate::guest::inject::{Route, agent_disk, overlay, seed, smbios};
 use crate::guest::session::{Expect, Session};
@@ -27,6 +27,9 @@ const SCREENSHOT_LIMIT: Duration = Duration::from_secs(5);
 const LEAST_MEMORY: u32 = 128;
 /// A console that shows the end may still be writing about it.
 const GRACE: Duration = Duration::from_secs(2);
+/// From a link that breaks to the end of its machine: QEMU lets go of both, a busy host takes its time, and
+/// the last of the console is waited for.
+const END_LIMIT: Duration = Duration::from_secs(10);
 
 /// What to boot and how. The same request serves every boot of the guest.
 #[derive(Clone, Debug)]
@@ -123,8 +126,8 @@ pub(super) async fn start(
         Ok(session) => Ok((Alive { machine, session }, Started { spec, nonce })),
         Err(GuestError::Impatience(cancelled @ Impatience::Cancelled { .. })) => Err(cancelled.into()),
         Err(source) => {
-            // A link that breaks is mostly a machine that ends: then the end is what to tell.
-            if let Ok(exit) = machine.wait_exit(&Patience::new(GRACE, &patience.cancel)).await {
+            let lost = matches!(source, GuestError::Lost { .. });
+            if let Some(exit) = end_soon(&machine, lost, patience).await {
                 return Err(down_with(request, &machine, Some(exit)).await);
             }
             let class = class(request, &machine, machine.exited().as_ref());
@@ -222,6 +225,12 @@ async fn kernel(
     Ok(DirectKernel { kernel: files.kernel, initrd: Some(path), command_line })
 }
 
+/// A link that breaks is mostly a machine that ends: then the end is what to tell.
+pub(super) async fn end_soon(machine: &Machine, lost: bool, patience: &Patience) -> Option<Exit> {
+    let limit = if lost { END_LIMIT } else { GRACE };
+    machine.wait_exit(&Patience::new(limit, &patience.cancel)).await.ok()
+}
+
 /// The failure of a machine that has ended, or that its console gives up on.
 pub(super) async fn down_with(request: &BootRequest, machine: &Machine, exit: Option<Exit>) -> BootError {
     let screenshot = match exit {
@@ -230,6 +239,13 @@ pub(super) async fn down_with(request: &BootRequest, machine: &Machine, exit: Op
     };
     let class = class(request, machine, exit.as_ref());
     BootError::Down { class, exit, console: told(machine), screenshot }
+}
+
+/// The failure of a guest whose agent greeted, and whose boot did not come to its end.
+pub(super) async fn not_ready_with(request: &BootRequest, machine: &Machine, source: NotReady) -> BootError {
+    let class = class(request, machine, None);
+    let screenshot = screenshot(request, machine).await;
+    BootError::NotReady { class, source, console: told(machine), screenshot }
 }
 
 /// The console's last lines, and the one that tells the class: a panic writes much about itself.

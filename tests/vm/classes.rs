@@ -178,6 +178,18 @@ async fn check(name: &str, request: BootRequest, watch: Arc<dyn Watch>, expected
     }
 }
 
+/// As on a disk whose /boot/grub is gone.
+fn grub_without_configuration(folder: &Path) {
+    let core = folder.join("core.img");
+    let mut make = Command::new("grub-mkimage");
+    make.args(["-O", "i386-pc", "-p", "/nowhere", "-o"]).arg(&core).args(["biosdisk", "normal"]);
+    assert!(make.status().unwrap().success());
+    let mut disk = std::fs::read("/usr/lib/grub/i386-pc/boot.img").unwrap();
+    disk.extend(std::fs::read(core).unwrap());
+    disk.resize(2 << 20, 0);
+    std::fs::write(folder.join("boot.raw"), disk).unwrap();
+}
+
 #[tokio::test]
 async fn firmware_and_boot_loader() {
     let quiet = || Arc::new(Quiet);
@@ -195,6 +207,10 @@ async fn firmware_and_boot_loader() {
         let folder = Folder::new(&format!("broken-{name}"));
         check(name, firmware(kind, program, &folder).await, quiet(), expected).await;
     }
+    let folder = Folder::new("broken-grub");
+    let request = firmware(Firmware::Bios, None, &folder).await;
+    grub_without_configuration(&folder);
+    check("grub", request, quiet(), lives(Class::NoBootEntry, "Minimal BASH-like line editing")).await;
     let folder = Folder::new("broken-qemu");
     let mut request = firmware(Firmware::Bios, Some(Program::default().halt()), &folder).await;
     check("qemu-killed", request.clone(), Arc::new(Killer), ends(Class::QemuFailed, "")).await;
@@ -223,6 +239,31 @@ async fn kernel_and_init() {
         let folder = Folder::new(&format!("broken-{name}"));
         check(name, tiny(init, &folder).await, Arc::new(Quiet), expected).await;
     }
+}
+
+/// systemd's jobs never end, and the console says why: its class is told, though the agent is there.
+#[tokio::test]
+async fn a_boot_that_hangs_after_the_greeting() {
+    let folder = Folder::new("broken-hang");
+    let hangs = "while read -r module; do busybox insmod /$module; done < /modules.order
+        echo systemd > /proc/1/comm
+        echo '#!/bin/sh\nexec busybox sleep 600' > /bin/systemctl
+        busybox chmod +x /bin/systemctl
+        mount -t tmpfs -o size=64k full /mnt; dd if=/dev/zero of=/mnt/file
+        sh /kiln/launch
+        sleep 600";
+    let mut request = tiny(Some(hangs), &folder).await;
+    request.limit = Duration::from_secs(30);
+    let machine = request.folder.clone();
+    let booted = BootedGuest::start(request, Arc::new(Quiet), &patience(300)).await;
+    let error = booted.map(|_| "it came up").unwrap_err();
+    let failure = error.failure();
+    assert!(matches!(error, BootError::NotReady { .. }), "{failure:#?}");
+    assert_eq!(failure.class, Some(Class::DiskFull.as_str()), "{failure:#?}");
+    assert_eq!(failure.files, [machine.join("screen.png")]);
+    assert!(failure.console.iter().any(|l| l.contains("No space left on device")), "{failure:#?}");
+    assert!(failure.hints[0].contains("larger disk"), "{failure:#?}");
+    assert!(failure.causes[0].contains("still waits for systemd"), "{failure:#?}");
 }
 
 /// Debian's own kernel and initramfs.

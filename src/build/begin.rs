@@ -1,7 +1,7 @@
 //! A build comes into being: rows, folder, lock, event log.
 
 use super::event::Events;
-use super::lock::Lock;
+use super::lock::{Lock, Nursery};
 use super::plan::Plan;
 use super::recover;
 use crate::catalog::artifact::digest_bytes;
@@ -63,8 +63,8 @@ impl Asked {
 }
 
 /// Registers the image PENDING and makes the build's folder.
-pub fn begin(catalog: &Catalog, plan: &Plan, asked: &Asked) -> Result<Begun, Failure> {
-    let _nursery = nursery(catalog)?;
+pub fn begin(catalog: &Catalog, nursery: &Nursery, plan: &Plan, asked: &Asked) -> Result<Begun, Failure> {
+    let _nursery = nursery.enter()?;
     let parent = &plan.parent;
     let recipe_text = copy_of_inputs(plan);
     let (image, id) = catalog.write(|t| {
@@ -99,8 +99,14 @@ pub fn begin(catalog: &Catalog, plan: &Plan, asked: &Asked) -> Result<Begun, Fai
 }
 
 /// Another build of an image whose last one did not work: the same number, a folder of its own.
-pub fn begin_again(catalog: &Catalog, plan: &Plan, image: Image, asked: &Asked) -> Result<Begun, Failure> {
-    let _nursery = nursery(catalog)?;
+pub fn begin_again(
+    catalog: &Catalog,
+    nursery: &Nursery,
+    plan: &Plan,
+    image: Image,
+    asked: &Asked,
+) -> Result<Begun, Failure> {
+    let _nursery = nursery.enter()?;
     let id = catalog.write(|t| {
         let builds = t.builds_of(image.id)?;
         let id = format!("{}-retry-{}", image.path_name(), builds.len());
@@ -119,12 +125,6 @@ pub fn begin_again(catalog: &Catalog, plan: &Plan, image: Image, asked: &Asked) 
         Ok(id)
     })?;
     come_alive(catalog, image, id)
-}
-
-/// Held until the build has its rows, folder and lock.
-fn nursery(catalog: &Catalog) -> Result<Lock, Failure> {
-    let path = recover::nursery_path(catalog);
-    Lock::take(&path).map_err(|e| io("lock", &path, e))
 }
 
 /// The build's rows.

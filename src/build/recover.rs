@@ -1,10 +1,10 @@
 //! Giving back what builds acquired: at their end, and for those whose kiln died.
 
-use super::lock::Lock;
+use super::lock::{Lock, Nursery};
 use crate::catalog::undo::{Undo, UndoKind};
 use crate::catalog::{Catalog, CatalogError};
 use crate::machine::{self, Identity};
-use crate::model::ImageStatus;
+use crate::model::{Failure, ImageStatus};
 use crate::support::spawn;
 use rustix::process::Pid;
 use std::io;
@@ -26,12 +26,6 @@ pub struct Reconciled {
 /// The lock of a build, held while it lives.
 pub fn lock_path(folder: &Path) -> PathBuf {
     folder.join("lock")
-}
-
-/// Held while a build gets its rows, folder and lock, and while somebody looks for dead builds:
-/// a build that is being born is not taken for a dead one.
-pub fn nursery_path(catalog: &Catalog) -> PathBuf {
-    catalog.home().builds().join("lock")
 }
 
 /// Kills machines that live in a folder below `folder`. Its lock is the caller's, so nobody who
@@ -120,10 +114,9 @@ fn release(catalog: &Catalog, row: &Undo) -> Result<(), Box<dyn std::error::Erro
 
 /// Finds builds whose lock is free though they have no end, undoes what they left and marks
 /// their images FAILED. Every command does this first.
-pub fn reconcile(catalog: &Catalog) -> Result<Vec<Reconciled>, CatalogError> {
+pub fn reconcile(catalog: &Catalog, nursery: &Nursery) -> Result<Vec<Reconciled>, Failure> {
     let io = |path: PathBuf| move |source| CatalogError::Io { doing: "lock", path, source };
-    let nursery = nursery_path(catalog);
-    let _nursery = Lock::take(&nursery).map_err(io(nursery))?;
+    let _nursery = nursery.enter()?;
     let mut done = Vec::new();
     let open = catalog.read(|t| t.open_builds())?;
     let ended = |id: &String| !open.iter().any(|b| &b.id == id);
@@ -136,7 +129,7 @@ pub fn reconcile(catalog: &Catalog) -> Result<Vec<Reconciled>, CatalogError> {
             Ok(Some(lock)) => Some(lock),
             Ok(None) => continue,
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-            Err(e) => return Err(io(path)(e)),
+            Err(e) => return Err(io(path)(e).into()),
         };
         done.extend(reconcile_one(catalog, &id)?);
     }

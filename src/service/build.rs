@@ -120,7 +120,7 @@ pub fn newer(service: &Service, plan: &Plan, image: &Image) -> Result<Option<Ima
 pub fn start(service: &Service, plan: &mut Plan, reuse: &Reuse, asked: &Asked) -> Result<Begun, Failure> {
     plan.check_host_space(service.catalog.home().root())?;
     plan.check_exports()?;
-    with_layers(service, plan, reuse, |plan| begin(&service.catalog, plan, asked))
+    with_layers(service, plan, reuse, |plan| begin(&service.catalog, &service.nursery, plan, asked))
 }
 
 /// Layers that the plan counts on may go before its build pins them: then it starts from what there is.
@@ -189,7 +189,9 @@ pub fn restart(
         let distribute = summary["stage"] == Stage::Distribute.as_str();
         plan.route = plan.route.clone().from(if distribute { Stage::Distribute } else { Stage::Test });
     }
-    with_layers(service, plan, reuse, |plan| begin_again(&service.catalog, plan, image.clone(), asked))
+    with_layers(service, plan, reuse, |plan| {
+        begin_again(&service.catalog, &service.nursery, plan, image.clone(), asked)
+    })
 }
 
 /// What to do about a build that fails.

@@ -14,6 +14,7 @@ pub mod store;
 mod subject;
 
 use crate::base::Store;
+use crate::build::lock::Nursery;
 use crate::build::plan::{Host, Shelf};
 use crate::build::recover::{self, Reconciled};
 use crate::catalog::Catalog;
@@ -24,6 +25,7 @@ use crate::model::Failure;
 use crate::support::wait::Patience;
 use std::path::Path;
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 /// One home folder, opened.
 pub struct Service {
@@ -31,14 +33,17 @@ pub struct Service {
     pub bases: Store,
     /// What dead kilns had left, now in order.
     pub reconciled: Vec<Reconciled>,
+    nursery: Nursery,
 }
 
 impl Service {
-    /// Opens a home folder and puts in order what builds of dead kilns left.
-    pub fn open(home: &Path) -> Result<Service, Failure> {
+    /// Opens a home folder and puts in order what builds of dead kilns left. Where another kiln does that
+    /// now, `tell` is called, and `cancel` ends the wait.
+    pub fn open(home: &Path, cancel: &CancellationToken, tell: fn(&str)) -> Result<Service, Failure> {
         let catalog = Catalog::open(Home::new(home))?;
-        let reconciled = recover::reconcile(&catalog)?;
-        Ok(Service { catalog: Arc::new(catalog), bases: Store::new(home), reconciled })
+        let nursery = Nursery::new(&catalog, cancel, tell);
+        let reconciled = recover::reconcile(&catalog, &nursery)?;
+        Ok(Service { catalog: Arc::new(catalog), bases: Store::new(home), reconciled, nursery })
     }
 
     fn shelf<'a>(&'a self, world: &'a World, patience: &Patience) -> Shelf<'a> {

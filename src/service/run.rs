@@ -5,7 +5,7 @@ use crate::appliance::{ApplianceError, Kit};
 use crate::boot::{BootedGuest, CloudInit, Start, Watch};
 use crate::build::lock::Lock;
 use crate::build::machines::{Hardware, Wanted};
-use crate::build::recover::{KEPT, lock_path, nursery_path};
+use crate::build::recover::{KEPT, lock_path};
 use crate::catalog::image::Image;
 use crate::disk;
 use crate::machine::accelerator::{Choice, resolve};
@@ -161,8 +161,7 @@ pub(super) fn new_folder(
             Failure::new(FailureKind::Environment, format!("cannot make {}: {e}", path.display()))
         }
     };
-    let nursery = nursery_path(&service.catalog);
-    let _nursery = Lock::take(&nursery).map_err(io(&nursery))?;
+    let _nursery = service.nursery.enter()?;
     for number in 1.. {
         let folder = service.catalog.home().runs().join(format!("{name}-{number}"));
         match std::fs::create_dir(&folder) {

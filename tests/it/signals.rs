@@ -1,6 +1,7 @@
 //! What ends kiln, and what it goes on in spite of.
 
 use rustix::process::{Pid, Signal, kill_process};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -80,4 +81,33 @@ fn what_kiln_was_started_deaf_to_does_not_cancel() {
         send(&child, Signal::TERM);
         assert_eq!(ended(&mut child), Some(1), "{signal:?}");
     }
+}
+
+/// Every command first puts the home folder in order, one kiln at a time.
+#[test]
+fn a_kiln_that_waits_for_another_says_so_and_can_be_called_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = || {
+        let mut command = Command::new("env");
+        command.args(["--default-signal=INT", env!("CARGO_BIN_EXE_kiln"), "--home", "home", "image", "list"]);
+        command.current_dir(folder.path()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    };
+    assert!(list().status().unwrap().success());
+    let lock = std::fs::File::open(folder.path().join("home/builds/lock")).unwrap();
+    lock.lock().unwrap();
+    let mut child = list().spawn().unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    let line = said.next().unwrap().unwrap();
+    assert_eq!(line, "waiting for another kiln that puts the home folder in order");
+    send(&child, Signal::INT);
+    assert_eq!(ended(&mut child), Some(130));
+    let rest: Vec<String> = said.map_while(Result::ok).collect();
+    assert!(rest.iter().any(|l| l.contains("cancelled while waiting for another kiln")), "{rest:?}");
+    // And the one that is not called off goes on when its turn comes.
+    let mut child = list().spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(child.try_wait().unwrap().is_none());
+    drop(lock);
+    assert_eq!(ended(&mut child), Some(0));
 }

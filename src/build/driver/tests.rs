@@ -1,7 +1,7 @@
 //! The driver with works that follow a script: rare paths without a machine.
 
 use super::*;
-use crate::build::lock::Lock;
+use crate::build::lock::{Lock, Nursery};
 use crate::catalog::home::Home;
 use crate::catalog::image::NewImage;
 use crate::catalog::undo::UndoKind;
@@ -271,21 +271,22 @@ async fn a_build_whose_kiln_died_is_reconciled_once_its_lock_is_free() {
     let lock = Lock::try_take(&recover::lock_path(&folder)).unwrap().unwrap();
     let mut script = bench.script(Stage::Test, Act::Succeed);
     script.run(Stage::Prepare, &Patience::unlimited(&CancellationToken::new())).await.unwrap();
+    let nursery = Nursery::new(catalog, &CancellationToken::new(), |_| ());
     let stray = catalog.home().artifacts().join(format!("{}.qcow2", "f".repeat(64)));
     std::fs::write(&stray, "link").unwrap();
 
-    assert!(recover::reconcile(catalog).unwrap().is_empty(), "its kiln lives");
+    assert!(recover::reconcile(catalog, &nursery).unwrap().is_empty(), "its kiln lives");
     assert!(bench.file.exists() && !stray.exists());
     drop(lock);
     // A child that another test has just forked holds the lock, too, until it is another program.
     let mut tries = (0..100).map(|_| {
         std::thread::sleep(Duration::from_millis(20));
-        recover::reconcile(catalog).unwrap()
+        recover::reconcile(catalog, &nursery).unwrap()
     });
     let done = tries.find(|done| !done.is_empty()).unwrap();
     assert_eq!(done.len(), 1);
     assert_eq!((done[0].image.as_str(), done[0].problems.len()), ("nginx/1.0.0/1", 0));
     assert!(!bench.file.exists());
     assert_eq!((bench.status(), bench.undo_rows()), (ImageStatus::Failed, 0));
-    assert!(recover::reconcile(catalog).unwrap().is_empty());
+    assert!(recover::reconcile(catalog, &nursery).unwrap().is_empty());
 }

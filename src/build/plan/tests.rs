@@ -1,6 +1,7 @@
 use super::*;
 use crate::base::Store;
 use crate::build::begin::Asked;
+use crate::build::lock::Nursery;
 use crate::build::recipe;
 use crate::catalog::artifact::Artifact;
 use crate::catalog::home::Home;
@@ -47,6 +48,10 @@ kiln: {cpu: max, testFirmware: [bios, uefi]}
 ";
 
 impl Bench {
+    fn nursery(&self) -> Nursery {
+        Nursery::new(&self.catalog, &CancellationToken::new(), |_| ())
+    }
+
     pub fn new() -> Bench {
         let folder = tempfile::tempdir().unwrap();
         let catalog = Catalog::open(Home::new(folder.path())).unwrap();
@@ -386,7 +391,8 @@ async fn little_space_in_the_guest_is_a_warning() {
 async fn a_recipe_may_start_from_an_image_and_use_components_by_name() {
     let bench = Bench::new();
     let plan = bench.good(RECIPE, &[]).await;
-    let begun = crate::build::begin::begin(&bench.catalog, &plan, &Asked::default()).unwrap();
+    let begun =
+        crate::build::begin::begin(&bench.catalog, &bench.nursery(), &plan, &Asked::default()).unwrap();
     assert_eq!((begun.image.to_string().as_str(), begun.id.as_str()), ("web/1.0.0/1", "web-1.0.0-1"));
     assert!(begun.folder.join("steps").is_dir());
     let text = RECIPE.replace("debian-12", "web").replace("./site.yml", "site");
@@ -427,7 +433,7 @@ async fn a_recipe_may_start_from_an_image_and_use_components_by_name() {
     assert_eq!((child.parent.digest.clone(), child.parent.adopt), (digest, false));
     assert_eq!(child.components[0].label, "site/1.0.0/1");
     assert_ne!(child.inputs, plan.inputs);
-    crate::build::begin::begin(&bench.catalog, &child, &Asked::default()).unwrap();
+    crate::build::begin::begin(&bench.catalog, &bench.nursery(), &child, &Asked::default()).unwrap();
 }
 
 #[test]

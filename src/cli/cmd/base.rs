@@ -169,7 +169,7 @@ pub async fn run(
         }
         Verb::Remove { base } => {
             let image = store.get(&base)?;
-            service::base::remove(&super::planning::open(settings)?, &image)?;
+            service::base::remove(&super::planning::open(settings, cancel)?, &image)?;
             match settings.format {
                 Format::Human => println!("removed {} ({})", image.name, short(&image)),
                 Format::Json => println!("{}", json!({"removed": record(&image)})),

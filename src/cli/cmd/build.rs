@@ -126,7 +126,7 @@ pub async fn run(
     settings: &Settings,
     cancel: &CancellationToken,
 ) -> Result<u8, Failure> {
-    let service = planning::open(settings)?;
+    let service = planning::open(settings, cancel)?;
     let reuse = Reuse { locked: arguments.locked, ..arguments.caching.reuse() };
     let dry = arguments.dry_run;
     let mut plan = planning::plan(&service, &arguments.recipe, settings, dry, &reuse, cancel).await?;

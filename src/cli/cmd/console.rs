@@ -29,7 +29,7 @@ pub async fn run(
     settings: &Settings,
     cancel: &CancellationToken,
 ) -> Result<u8, Failure> {
-    let service = planning::open(settings)?;
+    let service = planning::open(settings, cancel)?;
     let records = log::find(&service, &arguments.name)?;
     if arguments.follow {
         follow(&records, cancel).await?;

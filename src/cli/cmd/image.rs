@@ -107,7 +107,7 @@ pub async fn run(
     settings: &Settings,
     cancel: &CancellationToken,
 ) -> Result<u8, Failure> {
-    let service = planning::open(settings)?;
+    let service = planning::open(settings, cancel)?;
     match arguments.verb {
         Verb::List { tags } => {
             let all = image::list(&service, &tags)?;

@@ -7,6 +7,7 @@ use crate::cli::render::{Format, printable};
 use crate::model::Failure;
 use crate::service::log::{self, Records};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 /// Show the logs of a build's steps
 #[derive(clap::Args)]
@@ -18,8 +19,8 @@ pub struct Arguments {
     step: Option<String>,
 }
 
-pub fn run(arguments: Arguments, settings: &Settings) -> Result<u8, Failure> {
-    let service = planning::open(settings)?;
+pub fn run(arguments: Arguments, settings: &Settings, cancel: &CancellationToken) -> Result<u8, Failure> {
+    let service = planning::open(settings, cancel)?;
     let records = log::find(&service, &arguments.name)?;
     let steps = records.steps(arguments.step.as_deref())?;
     match settings.format {

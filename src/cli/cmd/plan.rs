@@ -20,7 +20,7 @@ pub async fn run(
     settings: &Settings,
     cancel: &CancellationToken,
 ) -> Result<u8, Failure> {
-    let service = planning::open(settings)?;
+    let service = planning::open(settings, cancel)?;
     let reuse = arguments.caching.reuse();
     let plan = planning::plan(&service, &arguments.recipe, settings, true, &reuse, cancel).await?;
     match settings.format {

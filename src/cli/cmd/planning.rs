@@ -80,8 +80,8 @@ impl Caching {
 }
 
 /// Opens the home folder and says what was put in order there.
-pub fn open(settings: &Settings) -> Result<Service, Failure> {
-    let service = Service::open(&settings.home)?;
+pub fn open(settings: &Settings, cancel: &CancellationToken) -> Result<Service, Failure> {
+    let service = Service::open(&settings.home, cancel, |line| tell!("{line}"))?;
     for left in &service.reconciled {
         tell!(
             "note: cleaned up after the build {} of {}, whose kiln came to its end",

@@ -8,6 +8,7 @@ use crate::service::log;
 use crate::support::files::write_atomic;
 use serde_json::json;
 use std::path::PathBuf;
+use tokio_util::sync::CancellationToken;
 
 /// Show where a build's report is, or copy it: one HTML file that works offline, to attach to a ticket
 #[derive(clap::Args)]
@@ -19,8 +20,8 @@ pub struct Arguments {
     output: Option<PathBuf>,
 }
 
-pub fn run(arguments: Arguments, settings: &Settings) -> Result<u8, Failure> {
-    let service = planning::open(settings)?;
+pub fn run(arguments: Arguments, settings: &Settings, cancel: &CancellationToken) -> Result<u8, Failure> {
+    let service = planning::open(settings, cancel)?;
     let records = log::find(&service, &arguments.name)?;
     let report = records.report()?;
     let path = match arguments.output {

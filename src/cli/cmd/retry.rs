@@ -29,7 +29,7 @@ pub async fn run(
     settings: &Settings,
     cancel: &CancellationToken,
 ) -> Result<u8, Failure> {
-    let service = planning::open(settings)?;
+    let service = planning::open(settings, cancel)?;
     let (image, asked) = service::build::failed(&service, &arguments.image)?;
     let recipe = Recipe::again(&asked);
     let reuse = arguments.caching.reuse();

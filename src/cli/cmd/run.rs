@@ -103,7 +103,7 @@ pub async fn run(
 ) -> Result<u8, Failure> {
     let user_data = arguments.user_data.as_deref().map(read_user_data).transpose()?;
     let network = network(&arguments)?;
-    let service = planning::open(settings)?;
+    let service = planning::open(settings, cancel)?;
     let patience = Patience::unlimited(cancel);
     let options = Options {
         choice: settings.accel.into(),

@@ -50,7 +50,7 @@ pub async fn run(
     settings: &Settings,
     cancel: &CancellationToken,
 ) -> Result<u8, Failure> {
-    let service = planning::open(settings)?;
+    let service = planning::open(settings, cancel)?;
     let patience = Patience::unlimited(cancel);
     let network = match arguments.network {
         NetworkKind::None => Network::None,

@@ -114,7 +114,7 @@ pub async fn run(
     settings: &Settings,
     cancel: &CancellationToken,
 ) -> Result<u8, Failure> {
-    let service = planning::open(settings)?;
+    let service = planning::open(settings, cancel)?;
     let patience = Patience::unlimited(cancel);
     match arguments.verb {
         Verb::Df => df(&service, settings)?,

@@ -7,6 +7,7 @@ use crate::model::{Failure, FailureKind, Version};
 use crate::service::component;
 use serde_json::{Value, json};
 use std::path::PathBuf;
+use tokio_util::sync::CancellationToken;
 
 /// Register a document, so that recipes can use it by name
 #[derive(clap::Args)]
@@ -21,10 +22,10 @@ pub struct Arguments {
     semantic_version: String,
 }
 
-pub fn run(arguments: Arguments, settings: &Settings) -> Result<u8, Failure> {
+pub fn run(arguments: Arguments, settings: &Settings, cancel: &CancellationToken) -> Result<u8, Failure> {
     let version: Version =
         arguments.semantic_version.parse().map_err(|e| Failure::from_error(FailureKind::Input, &e))?;
-    let service = planning::open(settings)?;
+    let service = planning::open(settings, cancel)?;
     let added = component::add(&service, &arguments.file, arguments.name.as_deref(), version)?;
     match settings.format {
         Format::Human => println!("{} {}", added.name, added.version),

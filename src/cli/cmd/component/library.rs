@@ -6,6 +6,7 @@ use crate::cli::render::{Format, printable};
 use crate::model::Failure;
 use crate::service::component::{self, Shown};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 /// List the components that recipes can use by name: registered ones, and those that come with kiln
 #[derive(clap::Args)]
@@ -26,8 +27,8 @@ pub struct RemoveArguments {
     components: Vec<String>,
 }
 
-pub fn list(_: ListArguments, settings: &Settings) -> Result<u8, Failure> {
-    let all = component::all(&planning::open(settings)?)?;
+pub fn list(_: ListArguments, settings: &Settings, cancel: &CancellationToken) -> Result<u8, Failure> {
+    let all = component::all(&planning::open(settings, cancel)?)?;
     match settings.format {
         Format::Human => {
             let titles: Vec<String> = all.iter().map(Shown::title).collect();
@@ -43,8 +44,12 @@ pub fn list(_: ListArguments, settings: &Settings) -> Result<u8, Failure> {
     Ok(0)
 }
 
-pub fn show(arguments: ShowArguments, settings: &Settings) -> Result<u8, Failure> {
-    let shown = component::show(&planning::open(settings)?, &arguments.name)?;
+pub fn show(
+    arguments: ShowArguments,
+    settings: &Settings,
+    cancel: &CancellationToken,
+) -> Result<u8, Failure> {
+    let shown = component::show(&planning::open(settings, cancel)?, &arguments.name)?;
     match settings.format {
         Format::Human => print!("{}", shown.text),
         Format::Json => {
@@ -56,8 +61,12 @@ pub fn show(arguments: ShowArguments, settings: &Settings) -> Result<u8, Failure
     Ok(0)
 }
 
-pub fn remove(arguments: RemoveArguments, settings: &Settings) -> Result<u8, Failure> {
-    let service = planning::open(settings)?;
+pub fn remove(
+    arguments: RemoveArguments,
+    settings: &Settings,
+    cancel: &CancellationToken,
+) -> Result<u8, Failure> {
+    let service = planning::open(settings, cancel)?;
     // A name that means nothing is told before anything is gone.
     let found = arguments.components.iter().map(|name| component::find(&service, name));
     let mut found = found.collect::<Result<Vec<_>, _>>()?;

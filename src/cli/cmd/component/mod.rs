@@ -38,10 +38,10 @@ pub async fn run(
     cancel: &CancellationToken,
 ) -> Result<u8, Failure> {
     match arguments.verb {
-        Verb::Add(arguments) => add::run(arguments, settings),
-        Verb::List(arguments) => library::list(arguments, settings),
-        Verb::Show(arguments) => library::show(arguments, settings),
-        Verb::Remove(arguments) => library::remove(arguments, settings),
+        Verb::Add(arguments) => add::run(arguments, settings, cancel),
+        Verb::List(arguments) => library::list(arguments, settings, cancel),
+        Verb::Show(arguments) => library::show(arguments, settings, cancel),
+        Verb::Remove(arguments) => library::remove(arguments, settings, cancel),
         Verb::Run(arguments) => run::run(arguments, settings, cancel).await,
         Verb::Schema(SchemaArguments {}) => {
             println!("{:#}", component::schema::schema());

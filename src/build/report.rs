@@ -4,7 +4,7 @@
 //! loaded from anywhere, there is no script.
 
 use super::event::{Event, Outcome, What};
-use crate::model::Failure;
+use crate::model::{Failure, ImageStatus};
 use base64::Engine;
 use std::fmt::Write;
 
@@ -39,6 +39,8 @@ struct Span {
     to: i64,
     ok: bool,
     cpu_ms: Option<u64>,
+    /// Component, phase and name of a step.
+    step: Option<[String; 3]>,
 }
 
 impl Report<'_> {
@@ -85,7 +87,7 @@ impl Report<'_> {
             _ => None,
         });
         if let Some((status, reason, wall, cpu)) = end {
-            let class = if self.failure.is_none() { "good" } else { "bad" };
+            let class = if status == ImageStatus::Available { "good" } else { "bad" };
             let reason = reason.as_deref().map(|r| format!(": {}", escape(r))).unwrap_or_default();
             let _ = write!(
                 h,
@@ -129,7 +131,7 @@ impl Report<'_> {
         let (Some(first), Some(last)) = (self.events.first(), self.events.last()) else { return };
         let width = (last.at - first.at).max(1) as f64;
         h.push_str("<h2>Time line</h2><table>");
-        for span in spans(self.events) {
+        for span in spans(self.events, self.failure) {
             let left = (span.from - first.at) as f64 / width * 100.0;
             let long = (span.to - span.from).max(0);
             let cpu = span.cpu_ms.map(|c| format!("{:.1} CPU s", c as f64 / 1000.0)).unwrap_or_default();
@@ -147,8 +149,9 @@ impl Report<'_> {
     }
 }
 
-/// Stages and steps with begin and end; what never ended ends with the last event.
-fn spans(events: &[Event]) -> Vec<Span> {
+/// Stages and steps with begin and end; what never ended ends with the last event. The step that the failure
+/// names has failed though it may have ended well: a Reboot has, before the guest does not come back.
+fn spans(events: &[Event], failure: Option<&Failure>) -> Vec<Span> {
     let last = events.last().map_or(0, |e| e.at);
     let mut spans: Vec<Span> = Vec::new();
     let mut stage: Option<usize> = None;
@@ -163,6 +166,7 @@ fn spans(events: &[Event]) -> Vec<Span> {
                     to: last,
                     ok: false,
                     cpu_ms: None,
+                    step: None,
                 });
             }
             What::StageEnded { ok, cpu_ms, .. } => {
@@ -173,8 +177,16 @@ fn spans(events: &[Event]) -> Vec<Span> {
             What::StepStarted { component, phase, step: name, action, attempt, .. } => {
                 let again = if *attempt > 1 { format!(", attempt {attempt}") } else { String::new() };
                 step = Some(spans.len());
+                let place = [component, phase, name].map(String::clone);
                 let name = format!("\u{2003}{component} {phase}/{name} ({action}{again})");
-                spans.push(Span { name, from: event.at, to: last, ok: false, cpu_ms: None });
+                spans.push(Span {
+                    name,
+                    from: event.at,
+                    to: last,
+                    ok: false,
+                    cpu_ms: None,
+                    step: Some(place),
+                });
             }
             What::StepEnded { outcome, .. } => {
                 if let Some(span) = step.take().and_then(|i| spans.get_mut(i)) {
@@ -184,6 +196,12 @@ fn spans(events: &[Event]) -> Vec<Span> {
             }
             _ => {}
         }
+    }
+    let failed = failure.and_then(|f| Some([f.component.clone()?, f.phase.clone()?, f.step.clone()?]));
+    if failed.is_some()
+        && let Some(span) = spans.iter_mut().rev().find(|span| span.step == failed)
+    {
+        span.ok = false;
     }
     spans
 }
@@ -211,6 +229,58 @@ mod tests {
     use super::super::event::{SCHEMA, StageName, StatusName};
     use super::*;
     use crate::model::{FailureKind, ImageStatus, Stage};
+
+    fn report(events: &[Event], failure: Option<&Failure>) -> String {
+        Report { image: "n/1.0.0/1", events, failure, logs: &[], console: &[], screenshots: &[] }.html()
+    }
+
+    #[test]
+    fn only_an_available_image_has_a_good_verdict() {
+        let end = |status| What::BuildEnded {
+            image: "n/1.0.0/1".into(),
+            status: StatusName(status),
+            reason: None,
+            wall_ms: 1,
+            cpu_ms: 1,
+        };
+        for status in [ImageStatus::Available, ImageStatus::Cancelled, ImageStatus::Failed] {
+            let html =
+                report(&[Event { v: SCHEMA, seq: 1, at: 0, build: "b".into(), what: end(status) }], None);
+            let class = if status == ImageStatus::Available { "good" } else { "bad" };
+            assert!(html.contains(&format!("<span class=\"verdict {class}\">{status}<")), "{html}");
+        }
+    }
+
+    #[test]
+    fn a_reboot_that_the_guest_does_not_come_back_from_is_no_good_step() {
+        let at = |at, what| Event { v: SCHEMA, seq: 1, at, build: "b".into(), what };
+        let started = |step: &str| What::StepStarted {
+            stage: StageName(Stage::Provision),
+            component: "c".into(),
+            phase: "build".into(),
+            step: step.into(),
+            action: "Reboot".into(),
+            attempt: 1,
+            number: 1,
+            log: "log".into(),
+        };
+        let ended = |step: &str| What::StepEnded {
+            stage: StageName(Stage::Provision),
+            component: "c".into(),
+            phase: "build".into(),
+            step: step.into(),
+            outcome: Outcome::Succeeded,
+            wall_ms: 1,
+            exit_code: None,
+        };
+        let events = [at(0, started("One")), at(1, ended("One")), at(2, started("Two")), at(3, ended("Two"))];
+        let mut failure = Failure::new(FailureKind::Build, "it did not come back");
+        (failure.component, failure.phase) = (Some("c".into()), Some("build".into()));
+        failure.step = Some("Two".into());
+        let html = report(&events, Some(&failure));
+        assert!(html.contains("<tr class=\"bad\"><td>\u{2003}c build/Two"), "{html}");
+        assert!(html.contains("<tr><td>\u{2003}c build/One"), "{html}");
+    }
 
     #[test]
     fn guest_text_cannot_become_markup() {

@@ -118,6 +118,15 @@ async fn components_leave_what_they_made_and_nothing_else() {
     assert_eq!(built["status"], "AVAILABLE", "{built:#}");
     assert!(machines(bench.folder.to_str().unwrap()).is_empty());
 
+    // Its report can be found, copied, and tells the same.
+    let report = bench.json(&["report", "lane"]);
+    let text = std::fs::read_to_string(report["report"].as_str().unwrap()).unwrap();
+    assert!(text.contains("<span class=\"verdict good\">AVAILABLE<"), "{text}");
+    assert!(text.contains("work build/Around (ExecuteBash)") && !text.contains("class=\"bad\""), "{text}");
+    let copied = bench.run(&["report", "lane/1.0.0/1", "--output", "copy.html"]);
+    assert!(copied.status.success(), "{copied:?}");
+    assert_eq!(std::fs::read_to_string(bench.folder.join("copy.html")).unwrap(), text);
+
     let mut wanted = BTreeMap::new();
     on_host(&tree, "", &mut wanted);
     let file = |mode, text: &str| Kind::File(mode, digest_bytes(text.as_bytes()));

@@ -15,7 +15,7 @@ use crate::support::wait::Patience;
 const MEMORY_MIB: u32 = 512;
 
 /// From power-on to its greeting it takes 2 s; under emulation on a host that is busy, many times that.
-const START_LIMIT: Duration = Duration::from_secs(120);
+const START_LIMIT: Duration = Duration::from_secs(300);
 
 /// Going down is unmounting.
 const END_LIMIT: Duration = Duration::from_secs(120);

@@ -74,16 +74,20 @@ pub async fn examine(choice: Choice, home: &Path, patience: &Patience) -> Result
     let qemu = qemu(architecture, patience).await?;
     let has_qemu = qemu.state != State::Missing;
     checks.push(qemu);
+    let usable = usable(home);
     if has_qemu {
-        checks.push(kvm(choice, architecture, home, patience).await?);
-        checks.push(emulation(choice, architecture, home, patience).await?);
+        // Where there can be no home folder, that is no fault of KVM and QEMU.
+        let spare = tempfile::tempdir().ok().filter(|_| usable.is_err());
+        let place = spare.as_ref().map_or(home, |folder| folder.path());
+        checks.push(kvm(choice, architecture, place, patience).await?);
+        checks.push(emulation(choice, architecture, place, patience).await?);
     }
     checks.push(qemu_img(patience).await?);
     checks.push(uefi(architecture));
     checks.push(unpacker());
     checks.push(base_tools(architecture));
     checks.push(namespaces(patience).await);
-    checks.push(space(home));
+    checks.push(usable.err().unwrap_or_else(|| space(home)));
     checks.push(warm_states(home));
     checks.extend(memory());
     Ok(Report { checks })
@@ -231,6 +235,16 @@ async fn namespaces(patience: &Patience) -> Check {
     }
 }
 
+/// Whether the home folder can be made and written to.
+fn usable(home: &Path) -> Result<(), Check> {
+    let made = std::fs::create_dir_all(home.join("tmp"));
+    made.and_then(|()| tempfile::tempfile_in(home.join("tmp"))).map(drop).map_err(|e| {
+        let found = format!("the home folder {} cannot be made or written to: {e}", home.display());
+        Check::bad("space", State::Missing, found, "builds have nowhere to write")
+            .cure("Choose another folder with --home DIR or KILN_HOME.")
+    })
+}
+
 fn space(home: &Path) -> Check {
     let free = match files::free_space(home) {
         Ok(free) => free,
@@ -310,6 +324,16 @@ mod tests {
         }
         // Where tests run there is QEMU, and emulation was chosen.
         assert!(report.builds_can_run(), "{report:?}");
+    }
+
+    #[tokio::test]
+    async fn a_home_folder_that_cannot_be_is_the_only_fault() {
+        let patience = Patience::new(Duration::from_secs(120), &CancellationToken::new());
+        let report = examine(Choice::Tcg, Path::new("/proc/none/kiln"), &patience).await.unwrap();
+        let missing: Vec<&Check> = report.checks.iter().filter(|c| c.state == State::Missing).collect();
+        let [check] = missing[..] else { panic!("{report:?}") };
+        assert!(check.found.contains("/proc/none/kiln") && check.found.contains("No such file"), "{check:?}");
+        assert!(check.cures[0].contains("--home"), "{check:?}");
     }
 
     #[tokio::test]

@@ -24,6 +24,28 @@ impl FromStr for Size {
     }
 }
 
+/// A guest's memory in MiB, as people write it: `512`, `512M`, `1G`, `1GiB`.
+pub fn memory(text: &str) -> Result<u64, String> {
+    let (number, shift) = [("GiB", 10), ("G", 10), ("MiB", 0), ("M", 0)]
+        .into_iter()
+        .find_map(|(unit, shift)| Some((text.strip_suffix(unit)?.trim_end(), shift)))
+        .unwrap_or((text, 0));
+    let digits = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+    let mib = if digits { number.parse::<u64>().ok().and_then(|n| n.checked_mul(1 << shift)) } else { None };
+    match mib {
+        Some(mib) if MEMORY.contains(&mib) => Ok(mib),
+        Some(mib) => Err(format!("{mib} MiB: a guest has from {} to {} MiB", MEMORY.start(), MEMORY.end())),
+        None => Err(format!("`{text}` is no memory: 512 (MiB), 512M, 1G, 1GiB")),
+    }
+}
+
+const MEMORY: std::ops::RangeInclusive<u64> = 128..=1 << 20;
+
+/// `1 step`, `2 steps`.
+pub fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
 impl fmt::Display for Size {
     /// Roughly: three digits say enough.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -40,6 +62,27 @@ impl fmt::Display for Size {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_is_read_as_people_write_it() {
+        for (text, mib) in
+            [("512", 512), ("512M", 512), ("512MiB", 512), ("1G", 1024), ("1GiB", 1024), ("2 GiB", 2048)]
+        {
+            assert_eq!(memory(text), Ok(mib), "{text}");
+        }
+        for (bad, why) in [
+            ("1T", "512M, 1G"),
+            ("", "512M, 1G"),
+            ("G", "512M, 1G"),
+            ("1.5G", "512M, 1G"),
+            ("64", "from 128"),
+            ("2048G", "to 1048576"),
+            ("99999999999999999999G", "512M, 1G"),
+        ] {
+            assert!(memory(bad).unwrap_err().contains(why), "{bad}");
+        }
+        assert_eq!((count(1, "step").as_str(), count(0, "step").as_str()), ("1 step", "0 steps"));
+    }
 
     #[test]
     fn sizes_are_read_and_shown() {

@@ -61,10 +61,12 @@ fn exit_codes_are_those_of_the_table() {
     std::fs::write(home.path().join("disk.raw"), vec![0; 1 << 20]).unwrap();
     // An image that is still at work, as another kiln would have it.
     begun(home.path(), "busy", |_, _| Ok(()));
-    let table: [(i32, &str, &[&str]); 9] = [
+    let table: [(i32, &str, &[&str]); 11] = [
         (0, "", &["image", "list"]),
         (2, "", &["image", "lst"]),
         (2, "", &["build", "--no-such-option"]),
+        (2, "", &["run", "none", "--memory", "1T"]),
+        (5, "NotFound", &["run", "none", "--memory", "1G"]),
         (2, "Input", &["plan", "recipe.yaml"]),
         (5, "NotFound", &["image", "show", "none"]),
         (5, "NotFound", &["log", "none"]),

@@ -7,6 +7,7 @@ use crate::cli::render::{Format, Progress, Seldom};
 use crate::machine::{Exit, Forward, Identity, Network};
 use crate::model::{Failure, FailureKind, Firmware};
 use crate::service::run::{self, Options, Running};
+use crate::support::size;
 use crate::support::wait::Patience;
 use serde_json::json;
 use std::net::{IpAddr, Ipv4Addr};
@@ -32,8 +33,8 @@ pub struct Arguments {
     /// Firmware [default: bios where the image can]
     #[arg(long, value_name = "bios|uefi")]
     firmware: Option<Firmware>,
-    /// MiB [default: as it was built with]
-    #[arg(long, value_parser = clap::value_parser!(u64).range(128..=1_048_576))]
+    /// MiB, or with a unit: 512M, 1G, 1GiB [default: as it was built with]
+    #[arg(long, value_name = "SIZE", value_parser = size::memory)]
     memory: Option<u64>,
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
     vcpus: Option<u32>,

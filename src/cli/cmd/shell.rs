@@ -6,6 +6,7 @@ use crate::cli::{Settings, terminal};
 use crate::machine::Network;
 use crate::model::Failure;
 use crate::service::shell::{self, Moment, Options};
+use crate::support::size;
 use crate::support::wait::Patience;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -34,8 +35,8 @@ pub struct Arguments {
     /// What the guest reaches of the network
     #[arg(long, value_enum, default_value = "user")]
     network: NetworkKind,
-    /// MiB [default: as it was built with]
-    #[arg(long, value_parser = clap::value_parser!(u64).range(128..=1_048_576))]
+    /// MiB, or with a unit: 512M, 1G, 1GiB [default: as it was built with]
+    #[arg(long, value_name = "SIZE", value_parser = size::memory)]
     memory: Option<u64>,
     /// Keep what is written there, in a disk of its own; the image stays as it is
     #[arg(long)]

@@ -5,6 +5,7 @@ use crate::build::layers::Reuse;
 use crate::cli::Settings;
 use crate::cli::render::Format;
 use crate::model::Failure;
+use crate::support::size::count;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -26,10 +27,10 @@ pub async fn run(
         Format::Human => {
             planning::warn(&plan.warnings);
             println!(
-                "{} is good: {} components, {} steps",
+                "{} is good: {}, {}",
                 arguments.recipe.file.display(),
-                plan.components.len(),
-                plan.step_count()
+                count(plan.components.len(), "component"),
+                count(plan.step_count() as usize, "step")
             );
         }
         Format::Json => println!(

@@ -6,6 +6,7 @@ use crate::build::plan::Plan;
 use crate::build::recipe::Lane;
 use crate::component::{Component, Iterations, PlannedStep};
 use crate::model::Stage;
+use crate::support::size::count;
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -52,7 +53,7 @@ fn stage_text(plan: &Plan, stage: Stage) -> String {
             s.disk.as_str(),
             s.network.as_str()
         ),
-        Stage::Provision => format!("{} steps", plan.to_provision().count()),
+        Stage::Provision => count(plan.to_provision().count(), "step"),
         Stage::Seal => "power off, clean the disk of this machine's traces".into(),
         Stage::Capture => "digest and keep the disk".into(),
         Stage::Test => {

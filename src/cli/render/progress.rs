@@ -2,6 +2,7 @@
 
 use super::Progress;
 use crate::build::event::{Event, Outcome, Subscription, What};
+use crate::support::size::count;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -108,7 +109,7 @@ impl Lines {
         let text = match &event.what {
             What::BuildStarted { image, steps, folder, .. } => {
                 self.steps = *steps;
-                format!("building {image}: {steps} steps, logs in {}", folder.display())
+                format!("building {image}: {}, logs in {}", count(*steps as usize, "step"), folder.display())
             }
             What::Status { status, reason } => match reason {
                 Some(reason) => format!("status {}: {}", status.0, printable(reason)),
@@ -149,7 +150,7 @@ impl Lines {
             ),
             What::Warning { text } => format!("warning: {text}"),
             What::OutputLost { lines } => {
-                format!("({lines} lines of output not shown; the step's log has them)")
+                format!("({} of output not shown; the step's log has it all)", count(*lines as usize, "line"))
             }
             What::BuildEnded { image, status, wall_ms, cpu_ms, .. } => {
                 format!("{image} is {} after {} ({} CPU)", status.0, seconds(*wall_ms), seconds(*cpu_ms))

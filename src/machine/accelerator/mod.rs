@@ -29,7 +29,7 @@ pub const EMULATE: &str = "To run guests in emulation, about ten times slower: `
 pub enum Choice {
     /// KVM where it is usable; nothing else.
     Auto,
-    /// KVM, whatever the trial guest says.
+    /// KVM, tried anew whatever an earlier trial said.
     Kvm,
     Tcg,
 }
@@ -120,14 +120,12 @@ pub async fn resolve(
     home: &Path,
     patience: &Patience,
 ) -> Result<Accelerator, Failure> {
-    let unusable = match choice {
+    let freshness = match choice {
         Choice::Tcg => return Ok(Accelerator::Tcg),
-        Choice::Kvm => access(architecture),
-        Choice::Auto => {
-            probe(architecture, home, Freshness::SinceBoot, patience).await.map_err(|e| e.failure())?
-        }
+        Choice::Kvm => Freshness::Now,
+        Choice::Auto => Freshness::SinceBoot,
     };
-    match unusable {
+    match probe(architecture, home, freshness, patience).await.map_err(|e| e.failure())? {
         None => Ok(Accelerator::Kvm),
         Some(unusable) => Err(unusable.failure()),
     }
@@ -250,6 +248,23 @@ mod tests {
             let failure = resolve(choice, FOREIGN).await.unwrap_err();
             assert_eq!(failure.kind, FailureKind::Environment);
             assert!(failure.hints.iter().any(|h| h.contains("--accel tcg")), "{failure:?}");
+        }
+    }
+
+    /// Asked for by name, KVM is held to what doctor finds, with the cure.
+    #[tokio::test]
+    async fn kvm_that_is_asked_for_is_tried() {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::create_dir(home.path().join("tmp")).unwrap();
+        let found = probe(Architecture::HOST, home.path(), Freshness::Now, &patience()).await.unwrap();
+        let resolved = resolve(Choice::Kvm, Architecture::HOST, home.path(), &patience()).await;
+        match found {
+            None => assert_eq!(resolved.unwrap(), Accelerator::Kvm),
+            Some(unusable) => {
+                let failure = resolved.unwrap_err();
+                assert_eq!(failure.message, unusable.failure().message);
+                assert_eq!(failure.hints[0], unusable.cure());
+            }
         }
     }
 

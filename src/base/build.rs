@@ -99,6 +99,7 @@ pub fn missing_tools(architecture: Architecture) -> Vec<MissingTool> {
         program("qemu-img", "qemu-utils"),
         program("grub-mkimage", "grub-common"),
         program("unshare", "util-linux"),
+        program("mount", "mount"),
         file(KEYRING, "debian-archive-keyring"),
     ];
     all.extend(bootloader::needed(architecture).iter().map(|(path, package)| file(path, package)));

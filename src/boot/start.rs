@@ -119,7 +119,7 @@ pub(super) async fn start(
             continue;
         }
         let at = machine.console_tail(1).pop().unwrap_or_default();
-        let what = format!("the guest's agent; the console is at: {}", clean(&at));
+        let what = format!("the guest's agent; the console is at `{}`", clean(&at));
         watch.waiting(Waiting { what, since: begun.elapsed() });
     };
     match session {

@@ -260,6 +260,12 @@ impl Transaction<'_> {
         self.sql.query_row(sql, [stem], |r| r.get(0)).or_doing("read the artifacts")
     }
 
+    /// Bytes of the artifact and of what it stands on, without the base image below.
+    pub fn bytes_above_base(&self, digest: &str) -> Result<u64> {
+        let chain = self.chain_of(digest)?;
+        Ok(chain.iter().filter(|a| a.backing.is_some()).map(|a| a.bytes).sum())
+    }
+
     /// The artifact and what it stands on, down to the one that stands on nothing.
     pub fn chain_of(&self, digest: &str) -> Result<Vec<Artifact>> {
         let mut chain = vec![self.artifact(digest)?];

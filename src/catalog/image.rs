@@ -64,6 +64,9 @@ impl fmt::Display for Image {
     }
 }
 
+/// Names that a message lists.
+const MOST_KNOWN: usize = 20;
+
 const COLUMNS: &str = "id, name, major, minor, patch, build, architecture, status, reason, inputs, recipe, \
                        parent_name, parent, disk, details, created, changed, parent_image";
 
@@ -164,8 +167,18 @@ impl Transaction<'_> {
         counts: impl Fn(&Image) -> bool,
     ) -> Result<Image> {
         let fits = |i: &Image| name.fits(&i.name, i.version) && counts(i);
-        self.list_images()?.into_iter().filter(fits).max_by_key(|i| i.version).ok_or_else(|| {
-            CatalogError::NotFound { kind, name: name.to_string(), known: self.known_images() }
+        let all = self.list_images()?;
+        let found = all.iter().filter(|i| fits(i)).max_by_key(|i| i.version).cloned();
+        found.ok_or_else(|| {
+            let any = VersionedName { version: VersionPattern::ANY, build: None, ..name.clone() };
+            let of_name = all.iter().filter(|i| any.fits(&i.name, i.version));
+            let mut known: Vec<String> = of_name.map(|i| format!("{i} ({})", i.status)).collect();
+            if known.is_empty() {
+                known = all.iter().map(|i| i.name.clone()).collect();
+                known.dedup();
+            }
+            known.truncate(MOST_KNOWN);
+            CatalogError::NotFound { kind, name: name.short(), known }
         })
     }
 
@@ -196,14 +209,6 @@ impl Transaction<'_> {
         let changed = self.sql.execute("UPDATE images SET inputs = ?2 WHERE id = ?1", (id, inputs));
         changed.or_doing("write what an image came from")?;
         Ok(())
-    }
-
-    /// At most 20 names, for messages.
-    fn known_images(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.list_images().into_iter().flatten().map(|i| i.name).collect();
-        names.dedup();
-        names.truncate(20);
-        names
     }
 
     /// Every image that is not DELETED, by name and version.

@@ -175,6 +175,9 @@ impl From<CatalogError> for Failure {
             CatalogError::NotFound { known, .. } if !known.is_empty() => {
                 failure.hint(format!("There are: {}.", known.join(", ")))
             }
+            CatalogError::NotFound { kind: "image" | "AVAILABLE image", .. } => {
+                failure.hint("There is no image yet: kiln build RECIPE makes one.")
+            }
             CatalogError::InUse { next, .. } => failure.hint(next),
             CatalogError::NameTaken { kind, taken, .. } => {
                 let what = if kind == "component" { "component" } else { "image" };

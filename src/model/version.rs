@@ -28,6 +28,11 @@ pub struct VersionPattern {
     pub patch: Option<u32>,
 }
 
+impl VersionPattern {
+    /// `x.x.x`.
+    pub const ANY: VersionPattern = VersionPattern { major: None, minor: None, patch: None };
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VersionError {
     #[error("`{0}` is no version: three numbers with dots between them, such as 1.0.0")]

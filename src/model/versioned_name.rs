@@ -64,6 +64,16 @@ impl FromStr for VersionedName {
     }
 }
 
+impl VersionedName {
+    /// As people write it: the name alone where it stands for every version.
+    pub fn short(&self) -> String {
+        match self.build.is_none() && self.version == VersionPattern::ANY {
+            true => self.name.to_string(),
+            false => self.to_string(),
+        }
+    }
+}
+
 impl fmt::Display for VersionedName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.name, self.version)?;

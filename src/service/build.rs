@@ -341,7 +341,15 @@ impl Built {
                     "This build started from the layer after {after}: --no-cache tells whether that matters."
                 ));
             }
-            failure = failure.hint(format!("kiln retry {} tries it again from here.", self.image));
+            let of_a_step = failure.kind == FailureKind::Build && failure.step.is_some();
+            failure = failure.hint(match of_a_step {
+                true => format!(
+                    "Mend it and run the same build again: it goes on from the last layer that still holds. \
+                     With nothing mended, kiln retry {} tries it once more.",
+                    self.image
+                ),
+                false => format!("kiln retry {} tries it again from here.", self.image),
+            });
             if self.disk_kept {
                 failure = failure.hint(format!(
                     "The disk is kept: kiln shell {0} opens it, kiln image remove {0} frees it.",

@@ -20,6 +20,8 @@ use std::path::PathBuf;
 pub struct Shown {
     pub image: Image,
     pub disk: Option<(Artifact, PathBuf)>,
+    /// Bytes of the disk and of the layers that it stands on, without the base image's.
+    pub above_base: u64,
     pub builds: Vec<Build>,
     /// By key.
     pub tags: Vec<Tag>,
@@ -112,6 +114,26 @@ pub fn newest(service: &Service, name: &str) -> Result<Image, Failure> {
     })?)
 }
 
+/// The one image of that name, whatever its status.
+///
+/// # Errors
+/// There are several: nothing is removed that was not named.
+pub fn only(service: &Service, name: &str) -> Result<Image, Failure> {
+    let newest = newest(service, name)?;
+    let wanted = parse(name)?;
+    let all = service.catalog.read(|t| t.list_images())?;
+    let all: Vec<String> = all
+        .iter()
+        .filter(|i| wanted.fits(&i.name, i.version))
+        .map(|i| format!("{i} ({})", i.status))
+        .collect();
+    if all.len() < 2 {
+        return Ok(newest);
+    }
+    let message = format!("`{name}` names {} images", all.len());
+    Err(Failure::new(FailureKind::Conflict, message).hint(format!("Say which: {}.", all.join(", "))))
+}
+
 /// The newest image of that name, whatever its status.
 pub fn newest_of_any_status(service: &Service, name: &str) -> Result<Image, Failure> {
     let name = parse(name)?;
@@ -123,15 +145,16 @@ pub fn parse(name: &str) -> Result<VersionedName, Failure> {
 }
 
 fn shown(service: &Service, image: Image) -> Result<Shown, Failure> {
-    let (disk, builds, tags) = service.catalog.read(|t| {
+    let (disk, above_base, builds, tags) = service.catalog.read(|t| {
         let disk = image.disk.as_deref().map(|d| t.artifact(d)).transpose()?;
-        Ok::<_, CatalogError>((disk, t.builds_of(image.id)?, t.tags_of(image.id)?))
+        let above = image.disk.as_deref().map(|d| t.bytes_above_base(d)).transpose()?;
+        Ok::<_, CatalogError>((disk, above.unwrap_or(0), t.builds_of(image.id)?, t.tags_of(image.id)?))
     })?;
     let disk = disk.map(|a| {
         let path = service.catalog.artifact_path(&a);
         (a, path)
     });
-    Ok(Shown { image, disk, builds, tags })
+    Ok(Shown { image, disk, above_base, builds, tags })
 }
 
 /// The disk of an image that can be used, and how it is booted.

@@ -75,7 +75,11 @@ impl Subject {
 
     /// What an image's disk was before or after one of its components.
     pub fn at(service: &Service, name: &str, moment: &Moment) -> Result<Subject, Failure> {
-        let image = image::newest_of_any_status(service, name)?;
+        let mut image = image::newest_of_any_status(service, name)?;
+        // Who asks for a name alone does not mean a build that is under way.
+        if !image.status.is_final() {
+            image = image::newest(service, name)?;
+        }
         let layer = layer(service, &image, moment)?;
         let recorded = image.disk.is_some().then(|| Details::read(&image)).transpose()?;
         let (memory, interface) = recorded.map_or((MEMORY, Interface::Virtio), |d| (d.memory, interface(&d)));
@@ -129,7 +133,12 @@ fn layer(service: &Service, image: &Image, moment: &Moment) -> Result<Artifact, 
         (Moment::Before(_), Some(0)) => image.parent.clone(),
         // Only the one right before it: what another had done between would be missing.
         (Moment::Before(_), Some(place)) => after(place - 1),
-        (_, None) => None,
+        (_, None) => {
+            let message = format!("image {image} has no component `{}`", moment.component());
+            let titles: Vec<&str> = components.iter().map(|c| c.title.as_str()).collect();
+            let failure = Failure::new(FailureKind::NotFound, message);
+            return Err(failure.hint(format!("Its components are: {}.", titles.join(", "))));
+        }
     };
     let digest = digest.ok_or_else(|| {
         let labels: Vec<&str> = layers.iter().map(|l| l.component.as_str()).collect();

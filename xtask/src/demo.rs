@@ -91,7 +91,7 @@ fn serve(demo: &Demo) -> Result {
     if !page.contains("kiln") {
         return Err("the page is not the example's".into());
     }
-    println!("kiln run ended with {ended}");
+    println!("(kiln run was told to stop, and ended with {ended}, as it should)");
     Ok(())
 }
 

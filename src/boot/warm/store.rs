@@ -97,6 +97,11 @@ impl Store {
         self.forget(&state.folder);
     }
 
+    /// Removes all of them. A guest that has woken needs none.
+    pub fn clear(&self) {
+        self.list().iter().for_each(|l| self.forget(&self.folder().join(&l.identity)));
+    }
+
     /// Those of a disk that goes, too. Returns the bytes that this freed.
     pub fn remove_of(&self, disk: &str) -> u64 {
         let gone: Vec<Listed> = self.list().into_iter().filter(|l| l.disk == disk).collect();

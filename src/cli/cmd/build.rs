@@ -190,6 +190,7 @@ pub async fn carry_out(
 
 fn print(service: &Service, built: Built, settings: &Settings) -> Result<(), Failure> {
     let (artifact, path, _) = image::disk(service, &built.image)?;
+    let above_base = service.catalog.read(|t| t.bytes_above_base(&artifact.digest))?;
     match settings.format {
         Format::Json => println!(
             "{}",
@@ -201,9 +202,9 @@ fn print(service: &Service, built: Built, settings: &Settings) -> Result<(), Fai
             let name = crate::model::slug(&built.image.name);
             println!("{} is {}", built.image, built.image.status);
             println!(
-                "  disk    {} ({} MiB on {})",
+                "  disk    {} ({} MiB with its layers, on {})",
                 path.display(),
-                artifact.bytes >> 20,
+                above_base >> 20,
                 built.image.parent_name
             );
             println!("  logs    {}", built.folder.display());

@@ -94,7 +94,8 @@ enum Verb {
         #[arg(long, conflicts_with = "all")]
         packages: bool,
     },
-    /// Remove images that no other image was made from, with their logs and disks
+    /// Remove images that no other image was made from, with their logs and disks; a name that
+    /// means several is refused
     Remove {
         /// name, name/1.0.x, name/1.0.0 or name/1.0.0/3
         #[arg(required = true, value_name = "IMAGE")]
@@ -175,7 +176,7 @@ pub async fn run(
         }
         Verb::Remove { images } => {
             // A name that means nothing is told before anything is gone.
-            let images = images.iter().map(|name| image::newest(&service, name));
+            let images = images.iter().map(|name| image::only(&service, name));
             let images = images.collect::<Result<Vec<_>, _>>()?;
             for image in image::removable(&service, images)? {
                 let removed = image::remove(&service, image)?;
@@ -241,7 +242,7 @@ fn list(all: &[Shown], unfiltered: bool) {
     }
     for shown in all {
         let image = &shown.image;
-        let size = shown.disk.as_ref().map_or("-".to_owned(), |(a, _)| format!("{} MiB", a.bytes >> 20));
+        let size = shown.disk.as_ref().map_or("-".to_owned(), |_| format!("{} MiB", shown.above_base >> 20));
         println!(
             "{:<32} {:<11} {:<8} {size:>9}  {}  from {}{}{}",
             image.to_string(),
@@ -291,8 +292,9 @@ fn show(shown: &Shown, ancestry: &Ancestry) {
         println!("disk          {}", path.display());
         println!("              sha256 {}", artifact.digest);
         println!(
-            "              {} MiB as an overlay, {} MiB for a guest",
+            "              {} MiB, {} with its layers, {} MiB for a guest",
             artifact.bytes >> 20,
+            shown.above_base >> 20,
             artifact.virtual_size >> 20
         );
     }

@@ -39,7 +39,7 @@ enum Verb {
     /// Read disks and layers again in full, and compare them with what they were
     ///
     /// A layer that is damaged is dropped, and every one that stands on it: the next build starts from the one
-    /// before it. An image whose disk is damaged stays, and is named. Ends with 0 when all is well, else 1.
+    /// before it. An image whose disk is damaged is DISABLED, and named. Ends with 0 when all is well, else 1.
     Verify {
         /// Images, or first digits of a layer's key or a disk's digest, with what they stand on [default: all]
         names: Vec<String>,
@@ -60,7 +60,7 @@ enum Verb {
 
 #[derive(clap::Args)]
 struct Prune {
-    /// Every layer that nothing needs, and all downloads
+    /// Every layer that nothing needs, all downloads, and all guests that are kept warm
     #[arg(long, conflicts_with_all = ["to", "older_than"])]
     all: bool,
     /// Only until the layers that nothing needs take no more than this: 5GiB, 500MiB
@@ -188,8 +188,11 @@ fn prune(service: &Service, wish: &Prune, settings: &Settings) -> Result<(), Fai
         (_, None, None) => Some(settings.layers()?.unwrap_or(u64::MAX)),
     };
     let pruned = store::prune(service, &Wish { to, unused_since, dry_run: wish.dry_run })?;
+    let warm = settings.warm()?;
+    let warm_bytes = if wish.all { warm.bytes() } else { 0 };
     let mut downloads = 0;
     if wish.all && !wish.dry_run {
+        warm.clear();
         for runner in [Runner::Guest, Runner::Machine] {
             let cleared = settings.fetching(runner)?.store.clear();
             downloads += cleared.map_err(|e| Failure::from_error(FailureKind::Environment, &e))?;
@@ -200,7 +203,7 @@ fn prune(service: &Service, wish: &Prune, settings: &Settings) -> Result<(), Fai
         Format::Json => println!(
             "{}",
             json!({"dropped": pruned.iter().map(record).collect::<Vec<_>>(), "freedBytes": freed,
-                   "downloadBytes": downloads, "dryRun": wish.dry_run})
+                   "downloadBytes": downloads, "warmBytes": warm_bytes, "dryRun": wish.dry_run})
         ),
         Format::Human => {
             let verb = if wish.dry_run { "would drop" } else { "dropped" };
@@ -212,6 +215,9 @@ fn prune(service: &Service, wish: &Prune, settings: &Settings) -> Result<(), Fai
             println!("{verb} {} layers: {}", pruned.len(), Size(freed));
             if downloads > 0 {
                 println!("dropped downloads: {}", Size(downloads));
+            }
+            if warm_bytes > 0 {
+                println!("{verb} warm states: {}", Size(warm_bytes));
             }
         }
     }

@@ -292,6 +292,13 @@ fn trap(source: &Source, span: Span, line: &str, info: &str) -> Option<String> {
             value.trim_end()
         ));
     }
+    if info.contains("mapping values are not allowed") && steps_in(source, span.line) {
+        return Some(format!(
+            "line {} begins further right than line {} above it, which has its value already: keys that belong together begin in the same column",
+            span.line,
+            span.line - 1
+        ));
+    }
     if line.matches(": ").count() > 1 || info.contains("mapping values are not allowed") {
         return Some("put the whole value in quotes, or write it as a block after `|`: a plain value may not hold a colon and a blank".into());
     }
@@ -300,10 +307,20 @@ fn trap(source: &Source, span: Span, line: &str, info: &str) -> Option<String> {
             "what follows the closing quote belongs inside it, or the closing quote is missing".into(),
         );
     }
-    let fallen = fallen_out_of_block(source, span.line)?;
+    let Some(fallen) = fallen_out_of_block(source, span.line) else {
+        let what = "look at how this line is indented: it fits neither the entry above it nor a new one of the same list or mapping";
+        return info.contains("did not find expected").then(|| what.into());
+    };
     Some(format!(
         "line {fallen} is indented less than the block that begins with `|` above it, so the block ends before it; indent it (and the end mark of a heredoc) like the rest of the script"
     ))
+}
+
+/// Whether a line begins further right than the one above it, which is a key with its value.
+fn steps_in(source: &Source, line: u32) -> bool {
+    let indent = |text: &str| text.len() - text.trim_start().len();
+    let Some(above) = line.checked_sub(1).filter(|n| *n > 0).map(|n| source.line(n)) else { return false };
+    indent(source.line(line)) > indent(above) && above.contains(": ") && !above.trim_end().ends_with(':')
 }
 
 /// The first line at or before `line` that stands left of the block scalar above it.

@@ -65,6 +65,8 @@ fn traps_are_named() {
         ("x: echo a: b\n", "in quotes"),
         ("a:\n  - |\n    cat <<E\nfoo bar\n    E\n  - b\n", "line 4 is indented less"),
         ("x: \"a\" b\n", "closing quote"),
+        ("name: a\n version: 1\n", "begins further right than line 1"),
+        ("steps:\n  - name: a\n    action: b\n   inputs: c\n", "how this line is indented"),
     ] {
         let (_, findings) = read(text);
         let help = findings.list[0].help.clone().unwrap_or_default();

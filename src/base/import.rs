@@ -3,11 +3,10 @@
 use super::store::{BaseImage, DISK, Origin, Store};
 use super::work::Work;
 use super::{BaseError, Doing, Progress, is_name, ova};
-use crate::disk::{self, Format, gpt};
+use crate::disk::{self, Brought, Foreign, Format, gpt};
 use crate::model::{Architecture, Firmware};
 use crate::support::clock;
 use crate::support::wait::Patience;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// What to import and as what.
@@ -69,10 +68,11 @@ pub async fn import(
     patience: &Patience,
 ) -> Result<BaseImage, BaseError> {
     let file = request.file.as_path();
+    let opened = Foreign::open(file)?;
     let wrong = |what: String| BaseError::Import { path: file.to_owned(), what };
     let form = match request.form {
         Some(form) => form,
-        None => form_of(file)?,
+        None => form_of(&opened)?,
     };
     let name = match &request.name {
         Some(name) => name.clone(),
@@ -81,30 +81,57 @@ pub async fn import(
     if !is_name(&name) {
         return Err(wrong(format!("`{name}` is no name for a base image: give another one (--name)")));
     }
-    progress(Doing::Step(&format!("reading {}", file.display())));
-    let digest = disk::sha256(file, patience).await?;
-    if let Some(wanted) = &request.digest
-        && !wanted.trim_start_matches("sha256:").eq_ignore_ascii_case(&digest)
-    {
-        return Err(BaseError::Digest { path: file.to_owned(), wanted: wanted.clone(), found: digest });
+    let work = Work::create(store.home()).await?;
+    let job = Importing { store, request, form, name, opened, work: &work.path, patience };
+    let result = job.run(progress).await;
+    work.remove().await;
+    result
+}
+
+/// An import whose file is not known yet.
+struct Importing<'a> {
+    store: &'a Store,
+    request: &'a Import,
+    form: Form,
+    name: String,
+    opened: Foreign,
+    work: &'a Path,
+    patience: &'a Patience,
+}
+
+impl Importing<'_> {
+    async fn run(self, progress: &mut Progress<'_>) -> Result<BaseImage, BaseError> {
+        let Importing { store, request, form, name, opened, work, patience } = self;
+        let file = request.file.as_path();
+        progress(Doing::Step(&format!("reading {}", file.display())));
+        let folder = work.join("source");
+        std::fs::create_dir(&folder).map_err(store_error("making", &folder))?;
+        // From here on the file may become what it likes: what was copied is what is checked and used.
+        let source = opened.bring(&folder, patience).await?;
+        let digest = disk::sha256(&source.file, patience).await?;
+        if let Some(wanted) = &request.digest
+            && !wanted.trim_start_matches("sha256:").eq_ignore_ascii_case(&digest)
+        {
+            return Err(BaseError::Digest { path: file.to_owned(), wanted: wanted.clone(), found: digest });
+        }
+        let origin = Origin::Import { file: file_name(file), format: form.name().into(), digest };
+        // What a chain of files holds, the digest of the first does not say.
+        let same = |b: &BaseImage| b.name == name && b.origin == origin && !request.flatten;
+        if let Some(found) = store.list()?.into_iter().find(same) {
+            progress(Doing::Step(&format!("{name} is there already, from the same file")));
+            return Ok(found);
+        }
+        Job { store, request, source, form, name, origin, work, patience }.run(progress).await
     }
-    let origin = Origin::Import { file: file_name(file), format: form.name().into(), digest };
-    // What a chain of files holds, the digest of the first does not say.
-    let same = |b: &BaseImage| b.name == name && b.origin == origin && !request.flatten;
-    if let Some(found) = store.list()?.into_iter().find(same) {
-        progress(Doing::Step(&format!("{name} is there already, from the same file")));
-        return Ok(found);
-    }
-    take(store, request, form, name, origin, progress, patience).await
 }
 
 /// What a file's name says that it is.
-pub(super) fn form_of(file: &Path) -> Result<Form, BaseError> {
+pub(super) fn form_of(file: &Foreign) -> Result<Form, BaseError> {
     let what = || format!("its name does not say what it is{}", hint(file));
-    Form::of(file).ok_or_else(|| BaseError::Import { path: file.to_owned(), what: what() })
+    Form::of(file.path()).ok_or_else(|| BaseError::Import { path: file.path().to_owned(), what: what() })
 }
 
-/// Imports a file that is known to be the right one.
+/// Imports a file that is known to be the right one, and that only kiln can change.
 pub(super) async fn take(
     store: &Store,
     request: &Import,
@@ -115,7 +142,8 @@ pub(super) async fn take(
     patience: &Patience,
 ) -> Result<BaseImage, BaseError> {
     let work = Work::create(store.home()).await?;
-    let job = Job { store, request, form, name, origin, work: &work.path, patience };
+    let source = Brought { shown: request.file.clone(), file: request.file.clone() };
+    let job = Job { store, request, source, form, name, origin, work: &work.path, patience };
     let result = job.run(progress).await;
     work.remove().await;
     result
@@ -124,6 +152,7 @@ pub(super) async fn take(
 struct Job<'a> {
     store: &'a Store,
     request: &'a Import,
+    source: Brought,
     form: Form,
     name: String,
     origin: Origin,
@@ -173,18 +202,18 @@ impl Job<'_> {
     }
 
     /// The file that holds the disk, and its format.
-    async fn disk(&self, progress: &mut Progress<'_>) -> Result<(PathBuf, Format), BaseError> {
+    async fn disk(&self, progress: &mut Progress<'_>) -> Result<(Brought, Format), BaseError> {
         if let Form::Disk(format) = self.form {
-            return Ok((self.request.file.clone(), format));
+            return Ok((self.source.clone(), format));
         }
         progress(Doing::Step("taking the disk out of the archive"));
-        let (archive, inside) = (self.request.file.clone(), self.work.join("disk.vmdk"));
-        let target = inside.clone();
-        tokio::task::spawn_blocking(move || ova::extract(&archive, &target))
+        let (archive, inside) = (self.source.file.clone(), self.work.join("disk.vmdk"));
+        let (target, patience) = (inside.clone(), self.patience.clone());
+        tokio::task::spawn_blocking(move || ova::extract(&archive, &target, &patience))
             .await
             .expect("reading an archive does not panic")
             .map_err(|source| BaseError::Ova { path: self.request.file.clone(), source })?;
-        Ok((inside, Format::Vmdk))
+        Ok((Brought { shown: inside.clone(), file: inside }, Format::Vmdk))
     }
 }
 
@@ -220,16 +249,14 @@ fn name_of(path: &Path) -> String {
 }
 
 /// What the first bytes look like: shown to the person who decides, never acted on.
-fn hint(path: &Path) -> String {
-    let mut start = [0u8; 8];
-    let read = std::fs::File::open(path).and_then(|f| f.take(8).read_exact(&mut start));
-    let looks = match &start {
-        _ if read.is_err() => return String::new(),
-        [b'Q', b'F', b'I', 0xfb, ..] => "qcow2",
-        [b'K', b'D', b'M', b'V', ..] => "vmdk",
-        b"vhdxfile" => "vhdx",
-        b"conectix" => "vhd",
-        _ => "raw",
+fn hint(file: &Foreign) -> String {
+    let looks = match file.start::<8>().as_ref() {
+        None => return String::new(),
+        Some([b'Q', b'F', b'I', 0xfb, ..]) => "qcow2",
+        Some([b'K', b'D', b'M', b'V', ..]) => "vmdk",
+        Some(b"vhdxfile") => "vhdx",
+        Some(b"conectix") => "vhd",
+        Some(_) => "raw",
     };
     format!(" (it looks like {looks}: --disk-format {looks})")
 }

@@ -1,9 +1,14 @@
 //! The disk inside an OVA: a tar archive of a description and its disks.
 
+use crate::support::files;
+use crate::support::wait::{Impatience, Patience};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
+const PIECE: usize = 1 << 20;
+/// Left free on the host beyond what the disk takes, in bytes.
+const SPACE_MARGIN: u64 = 64 << 20;
 const BLOCK: u64 = 512;
 /// Members of an archive that are looked at; an OVA has a handful.
 const MEMBERS: usize = 1000;
@@ -19,20 +24,46 @@ pub enum OvaError {
     #[error("it is cut short")]
     Short,
     #[error("it cannot be read")]
-    Io(#[from] io::Error),
+    Read(#[from] io::Error),
+    #[error("its disk cannot be written here")]
+    Write(#[source] io::Error),
+    #[error("not enough space on the host for its disk: {} MiB needed, {} MiB free", needed.div_ceil(1 << 20), free >> 20)]
+    NoSpace { needed: u64, free: u64 },
+    #[error(transparent)]
+    Impatience(#[from] Impatience),
 }
 
-/// Copies the archive's only .vmdk to `target`.
-pub fn extract(archive: &Path, target: &Path) -> Result<(), OvaError> {
+/// Copies the archive's only .vmdk to `target`. Blocks.
+pub fn extract(archive: &Path, target: &Path, patience: &Patience) -> Result<(), OvaError> {
     let mut file = File::open(archive)?;
     let (start, length) = find(&mut file)?;
-    file.seek(SeekFrom::Start(start))?;
-    let mut out = File::create_new(target)?;
-    if io::copy(&mut file.take(length), &mut out)? != length {
+    if start.checked_add(length).is_none_or(|end| file.metadata().is_ok_and(|m| m.len() < end)) {
         return Err(OvaError::Short);
     }
-    out.flush()?;
-    Ok(())
+    let (needed, free) = (length + SPACE_MARGIN, files::free_space(target).map_err(OvaError::Write)?);
+    if free < needed {
+        return Err(OvaError::NoSpace { needed, free });
+    }
+    file.seek(SeekFrom::Start(start))?;
+    let mut out = File::create_new(target).map_err(OvaError::Write)?;
+    copy(&mut file.take(length), &mut out, length, patience)
+}
+
+fn copy(from: &mut impl Read, to: &mut impl Write, length: u64, patience: &Patience) -> Result<(), OvaError> {
+    let begun = std::time::Instant::now();
+    let mut buffer = vec![0; PIECE];
+    let mut copied = 0;
+    loop {
+        patience.check("the disk in the archive", begun)?;
+        match from.read(&mut buffer)? {
+            0 if copied < length => return Err(OvaError::Short),
+            0 => return to.flush().map_err(OvaError::Write),
+            n => {
+                to.write_all(&buffer[..n]).map_err(OvaError::Write)?;
+                copied += n as u64;
+            }
+        }
+    }
 }
 
 /// Where the disk lies in the archive: start and length in bytes.
@@ -62,6 +93,8 @@ fn find(file: &mut (impl Read + Seek)) -> Result<(u64, u64), OvaError> {
         at = length
             .checked_next_multiple_of(BLOCK)
             .and_then(|l| at.checked_add(BLOCK)?.checked_add(l))
+            // No file is longer than that.
+            .filter(|at| i64::try_from(*at).is_ok())
             .ok_or(OvaError::NotTar)?;
     }
     match disks.as_slice() {
@@ -85,6 +118,12 @@ fn size(field: &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
     use std::io::Cursor;
+    use std::time::Duration;
+    use tokio_util::sync::CancellationToken;
+
+    fn patience() -> Patience {
+        Patience::new(Duration::from_secs(60), &CancellationToken::new())
+    }
 
     fn member(name: &str, size_field: &[u8], content: &[u8]) -> Vec<u8> {
         let mut block = vec![0u8; 512];
@@ -109,8 +148,32 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (ova, disk) = (dir.path().join("box.ova"), dir.path().join("disk"));
         std::fs::write(&ova, &archive).unwrap();
-        extract(&ova, &disk).unwrap();
+        extract(&ova, &disk, &patience()).unwrap();
         assert_eq!(std::fs::read(disk).unwrap(), b"abc");
+    }
+
+    #[test]
+    fn taking_the_disk_out_can_be_called_off_and_knows_reading_from_writing() {
+        let dir = tempfile::tempdir().unwrap();
+        let ova = dir.path().join("box.ova");
+        std::fs::write(&ova, member("a.vmdk", b"00000000003", b"abc")).unwrap();
+        let off = patience();
+        off.cancel.cancel();
+        let stopped = extract(&ova, &dir.path().join("d"), &off);
+        assert!(matches!(stopped, Err(OvaError::Impatience(_))), "{stopped:?}");
+        let mut full = File::options().write(true).open("/dev/full").unwrap();
+        let full = copy(&mut &b"abc"[..], &mut full, 3, &patience());
+        assert!(matches!(full, Err(OvaError::Write(_))), "{full:?}");
+        // 8 EiB that the archive does not have, and 1 TiB of holes that it has.
+        let claims = member("a.vmdk", b"\x80\0\0\0\x7f\xff\xff\xff\xff\xff\xff\xff", b"");
+        std::fs::write(&ova, claims).unwrap();
+        let short = extract(&ova, &dir.path().join("e"), &patience());
+        assert!(matches!(short, Err(OvaError::Short | OvaError::NotTar)), "{short:?}");
+        std::fs::write(&ova, member("a.vmdk", b"\x80\0\0\0\0\0\x01\0\0\0\0\0", b"")).unwrap();
+        File::options().write(true).open(&ova).unwrap().set_len((1 << 40) + 512).unwrap();
+        let large = extract(&ova, &dir.path().join("f"), &patience());
+        assert!(matches!(large, Err(OvaError::NoSpace { .. })), "{large:?}");
+        assert!(!dir.path().join("f").exists());
     }
 
     #[test]
@@ -127,7 +190,7 @@ mod tests {
         let short = member("a.vmdk", b"00000100000", b"a");
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("x.ova"), short).unwrap();
-        let cut = extract(&dir.path().join("x.ova"), &dir.path().join("d"));
+        let cut = extract(&dir.path().join("x.ova"), &dir.path().join("d"), &patience());
         assert!(matches!(cut, Err(OvaError::Short)), "{cut:?}");
     }
 }

@@ -5,18 +5,21 @@
 //! opens it would read with its own rights. Such names are refused, or, for a chain of
 //! backing files that lie beside the disk, followed on request.
 
+mod bring;
+
 use super::Format;
-use super::image::{self, DiskError, Info};
+use super::image::{self, DiskError, Info, Stranger};
 use crate::support::command::Limits;
 use crate::support::wait::Patience;
+pub use bring::{Brought, Foreign};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Larger disks are mistakes or attacks, in bytes.
-const MAX_VIRTUAL_SIZE: u64 = 16 << 40;
+/// Larger disks, and files, are mistakes or attacks, in bytes.
+const MAX_SIZE: u64 = 16 << 40;
 /// Longest chain of backing files that is followed.
 const MAX_CHAIN: usize = 8;
 /// How much of a file's start is looked at.
@@ -32,6 +35,12 @@ pub enum ForeignError {
     Unsupported { path: PathBuf, what: &'static str },
     #[error("{} says that its disk has {size} bytes; kiln takes 1 byte to 16 TiB", path.display())]
     Size { path: PathBuf, size: u64 },
+    #[error("{} has {size} bytes; kiln takes 1 byte to 16 TiB", path.display())]
+    FileSize { path: PathBuf, size: u64 },
+    #[error("there is no file {}", path.display())]
+    Missing { path: PathBuf },
+    #[error("{} is no regular file and no block device", path.display())]
+    NoFile { path: PathBuf },
     #[error("{} cannot be read", path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error(transparent)]
@@ -41,53 +50,61 @@ pub enum ForeignError {
 /// Writes a stranger's disk anew as a self-contained qcow2 at `target`, which is whole and durable
 /// when this returns. `flatten`: follow backing files that lie in the same folder.
 pub async fn take_in(
-    source: &Path,
+    source: &Brought,
     format: Format,
     target: &Path,
     flatten: bool,
     progress: &mut (dyn FnMut(f32) + Send),
     patience: &Patience,
 ) -> Result<Info, ForeignError> {
-    let source =
-        std::path::absolute(source).map_err(|e| ForeignError::Read { path: source.to_owned(), source: e })?;
-    let chain = examine(&source, format, flatten)?;
+    let chain = examine(source, format, flatten, patience).await?;
     let mut bytes = 0;
-    for (link, (path, format)) in chain.iter().enumerate() {
-        let info = image::info(path, *format, patience).await?;
+    for (link, (Brought { shown, file }, format)) in chain.iter().enumerate() {
+        let own = |e: DiskError| e.of(shown);
+        let info = image::info(file, *format, patience).await.map_err(own)?;
         let size = info.virtual_size;
-        if size == 0 || size > MAX_VIRTUAL_SIZE {
-            return Err(ForeignError::Size { path: path.clone(), size });
+        if size == 0 || size > MAX_SIZE {
+            return Err(ForeignError::Size { path: shown.clone(), size });
         }
         // The headers were read above; this is QEMU's own opinion of them.
         match chain.get(link + 1) {
             // A header that QEMU reads otherwise than kiln would lead it on to any file of the host.
             Some((next, next_format)) if info.data_files.is_empty() => {
-                let name = next.file_name().map(|n| n.to_string_lossy());
+                let name = next.file.file_name().map(|n| n.to_string_lossy());
                 let same_name = info.backing.as_deref().map(|b| b.as_os_str().to_string_lossy()) == name;
                 if !same_name || info.backing_format.as_deref() != Some(next_format.as_str()) {
                     let what = "it can be read in two ways: which file it stands on is not clear";
-                    return Err(ForeignError::Malformed { path: path.clone(), what });
+                    return Err(ForeignError::Malformed { path: shown.clone(), what });
                 }
             }
-            _ => info.require_self_contained(path)?,
+            _ => info.require_self_contained(file).map_err(own)?,
         }
-        image::check(path, *format, patience).await?;
+        image::check(file, *format, patience).await.map_err(own)?;
         bytes += info.actual_size;
     }
-    let limits = Limits { memory: 4 << 30, cpu: Duration::from_secs(60 + bytes / (4 << 20)) };
-    image::convert_within((&source, format), (target, Format::Qcow2), None, Some(limits), progress, patience)
+    let stranger = Stranger {
+        limits: Limits { memory: 4 << 30, cpu: Duration::from_secs(60 + bytes / (4 << 20)) },
+        alone: chain.len() == 1,
+    };
+    let target_format = (target, Format::Qcow2);
+    image::convert_within((&source.file, format), target_format, None, Some(stranger), progress, patience)
         .await?;
     Ok(image::info(target, Format::Qcow2, patience).await?)
 }
 
-/// The disk and the files it stands on, each looked at; first the disk itself.
-fn examine(source: &Path, format: Format, flatten: bool) -> Result<Vec<(PathBuf, Format)>, ForeignError> {
-    let mut chain = vec![(source.to_owned(), format)];
+/// The disk and the files it stands on, each looked at and brought to the disk's side; first the disk itself.
+async fn examine(
+    source: &Brought,
+    format: Format,
+    flatten: bool,
+    patience: &Patience,
+) -> Result<Vec<(Brought, Format)>, ForeignError> {
+    let mut chain = vec![(source.clone(), format)];
     loop {
-        let (path, format) = chain.last().expect("it starts with one").clone();
-        let Some(backing) = look(&path, format)? else { return Ok(chain) };
+        let (Brought { shown, file }, format) = chain.last().expect("it starts with one");
+        let Some(backing) = look(file, *format).map_err(|e| e.of(shown))? else { return Ok(chain) };
         let refuse = |why: &str| ForeignError::Refers {
-            path: path.clone(),
+            path: shown.clone(),
             what: format!("its backing file `{}`{why}", printable(&backing.name)),
         };
         if !flatten {
@@ -99,16 +116,35 @@ fn examine(source: &Path, format: Format, flatten: bool) -> Result<Vec<(PathBuf,
         let Some(next) = backing.format else {
             return Err(refuse(", without saying which format it has"));
         };
-        let file = path.with_file_name(&backing.name);
-        let meta = std::fs::symlink_metadata(&file)
-            .map_err(|source| ForeignError::Read { path: file.clone(), source })?;
-        if !meta.is_file() {
-            return Err(refuse(", which is no regular file"));
-        }
-        if chain.len() == MAX_CHAIN || chain.iter().any(|(p, _)| *p == file) {
+        let path = shown.with_file_name(&backing.name);
+        if chain.len() == MAX_CHAIN || chain.iter().any(|(b, _)| b.shown == path) {
             return Err(refuse(": the chain is too long or goes in a circle"));
         }
-        chain.push((file, next));
+        let opened = match Foreign::open_backing(&path) {
+            Err(ForeignError::NoFile { .. }) => return Err(refuse(", which is no regular file")),
+            opened => opened?,
+        };
+        // The name leads QEMU to the copy: it lies beside the one that names it, as the original did.
+        let folder = file.parent().expect("a copy lies in a folder");
+        chain.push((opened.bring(folder, patience).await?, next));
+    }
+}
+
+impl ForeignError {
+    /// The same of a file that its owner knows by another name.
+    fn of(mut self, shown: &Path) -> ForeignError {
+        match &mut self {
+            ForeignError::Malformed { path, .. }
+            | ForeignError::Refers { path, .. }
+            | ForeignError::Unsupported { path, .. }
+            | ForeignError::Size { path, .. }
+            | ForeignError::FileSize { path, .. }
+            | ForeignError::Missing { path }
+            | ForeignError::NoFile { path }
+            | ForeignError::Read { path, .. } => *path = shown.to_owned(),
+            ForeignError::Disk(_) => {}
+        }
+        self
     }
 }
 

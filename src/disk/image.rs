@@ -1,6 +1,6 @@
 //! What `qemu-img` does for kiln.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -48,15 +48,34 @@ pub enum DiskError {
     Impatience(#[from] Impatience),
 }
 
-impl From<DiskError> for Failure {
-    fn from(error: DiskError) -> Failure {
-        let kind = match &error {
+impl DiskError {
+    pub fn kind(&self) -> FailureKind {
+        match self {
             DiskError::Impatience(e) => e.into(),
             DiskError::Locked { .. } => FailureKind::Conflict,
             DiskError::NotSelfContained { .. } => FailureKind::Input,
             _ => FailureKind::Environment,
-        };
-        Failure::from_error(kind, &error)
+        }
+    }
+
+    /// The same of a file that its owner knows by another name.
+    pub(super) fn of(mut self, shown: &Path) -> DiskError {
+        match &mut self {
+            DiskError::Tool { path, .. }
+            | DiskError::Locked { path }
+            | DiskError::NotSelfContained { path, .. }
+            | DiskError::Corrupt { path, .. }
+            | DiskError::Answer { path, .. }
+            | DiskError::Io { path, .. } => *path = shown.to_owned(),
+            DiskError::NoSpace { .. } | DiskError::Impatience(_) => {}
+        }
+        self
+    }
+}
+
+impl From<DiskError> for Failure {
+    fn from(error: DiskError) -> Failure {
+        Failure::from_error(error.kind(), &error)
     }
 }
 
@@ -255,6 +274,26 @@ pub async fn info(path: &Path, format: Format, patience: &Patience) -> Result<In
     })
 }
 
+/// Refuses a file that somebody writes to, by QEMU's locks, which of its tools only a conversion heeds. Of
+/// what the file holds one sector is read, as of a raw disk, which names no other file, and thrown away.
+pub(super) async fn require_unused(path: &Path, patience: &Patience) -> Result<(), DiskError> {
+    let path = absolute(path)?;
+    let file = json_file(&path)?;
+    let sector = serde_json::json!({"driver": "raw", "size": 512, "file": file});
+    let tool = Tool::new("qemu-img").args(["convert", "-f", "raw", "-n", "--target-image-opts"]);
+    let tool = tool.arg(format!("json:{sector}")).arg("driver=null-co,size=512").limits(LIMITS);
+    tool.run(patience).await.map_err(failed("looking at it", &path))?;
+    Ok(())
+}
+
+/// A file as QEMU's options name it.
+fn json_file(path: &Path) -> Result<serde_json::Value, DiskError> {
+    let source = || io::Error::new(io::ErrorKind::InvalidInput, "its path is not UTF-8");
+    let name = path.to_str().ok_or_else(|| DiskError::Io { path: path.to_owned(), source: source() })?;
+    let driver = if path.is_file() { "file" } else { "host_device" };
+    Ok(serde_json::json!({"driver": driver, "filename": name}))
+}
+
 /// Writes the whole disk, backing files included, as one self-contained file. `target` is whole and durable
 /// when this returns and untouched when it fails. `progress` is told parts of 1.
 ///
@@ -272,19 +311,40 @@ pub async fn convert(
         .await
 }
 
-/// As [`convert`], the tool under `limits`.
+/// How a disk is opened that may have been made to do harm.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stranger {
+    pub limits: Limits,
+    /// No backing file is opened, whatever its header says.
+    pub alone: bool,
+}
+
+/// The argument that makes a tool open a disk.
+fn opened_as(path: &Path, format: Format, alone: bool) -> Result<OsString, DiskError> {
+    // Of the formats read here only this one lets options say so; foreign VMDK and VHD with parents are refused.
+    if !alone || format != Format::Qcow2 {
+        return Ok(path.as_os_str().to_owned());
+    }
+    let file = json_file(path)?;
+    let disk = serde_json::json!({"driver": "qcow2", "backing": null, "file": file});
+    Ok(format!("json:{disk}").into())
+}
+
+/// As [`convert`], and careful with a stranger's disk.
 pub(super) async fn convert_within(
     (source, source_format): (&Path, Format),
     (target, target_format): (&Path, Format),
     compression: Option<Compression>,
-    limits: Option<Limits>,
+    stranger: Option<Stranger>,
     progress: &mut (dyn FnMut(f32) + Send),
     patience: &Patience,
 ) -> Result<(), DiskError> {
     let (source, target) = (absolute(source)?, absolute(target)?);
     let compressed =
         target_format == Format::Vmdk || (target_format == Format::Qcow2 && compression.is_some());
-    let needed = measure(&source, source_format, limits, patience).await?;
+    let limits = stranger.map(|s| s.limits);
+    let opened = opened_as(&source, source_format, stranger.is_some_and(|s| s.alone))?;
+    let needed = measure(&source, &opened, source_format, limits, patience).await?;
     let needed = if compressed { needed / BEST_COMPRESSION } else { needed };
     let io = |source| DiskError::Io { path: target.clone(), source };
     let free = files::free_space(&target).map_err(io)?;
@@ -295,7 +355,7 @@ pub(super) async fn convert_within(
     let tool = tool(limits)
         .args(["convert", "-p", "-f", driver(source_format)])
         .args(target_arguments(target_format, compression))
-        .arg(&source)
+        .arg(&opened)
         .arg(staged.path());
     let mut parser = Percent::default();
     let mut chunk = |bytes: &[u8]| {
@@ -310,6 +370,7 @@ pub(super) async fn convert_within(
 /// Bytes that the disk's data takes, zeroes not counted.
 async fn measure(
     path: &Path,
+    opened: &OsStr,
     format: Format,
     limits: Option<Limits>,
     patience: &Patience,
@@ -320,7 +381,7 @@ async fn measure(
     }
     let output = tool(limits)
         .args(["measure", "--output=json", "-O", "qcow2", "-f", driver(format)])
-        .arg(path)
+        .arg(opened)
         .run(patience)
         .await
         .map_err(failed("measuring it", path))?;

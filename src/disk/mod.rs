@@ -15,7 +15,7 @@ pub mod reader;
 pub mod writer;
 
 pub use crate::model::DiskFormat as Format;
-pub use foreign::{ForeignError, take_in};
+pub use foreign::{Brought, Foreign, ForeignError, take_in};
 pub use image::{
     Check, Compression, DiskError, Info, check, convert, create_overlay, create_overlay_unopened, head, info,
     rebase, rename_backing, sha256, stand_on, tool_version,

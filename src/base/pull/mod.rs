@@ -13,6 +13,7 @@ use super::store::{BaseImage, Origin, Store};
 use super::work::Work;
 use super::{BaseError, Doing, Progress, is_name};
 use crate::component::fetch::{self, FetchError, Part, Watch};
+use crate::disk::Foreign;
 use crate::support::command::CommandError;
 use crate::support::wait::{Impatience, Patience};
 use std::path::{Path, PathBuf};
@@ -410,7 +411,7 @@ impl Job<'_> {
         let definition = self.request.definition;
         let form = match self.request.download.format {
             Some(format) => Form::Disk(format),
-            None => import::form_of(&file)?,
+            None => import::form_of(&Foreign::open(&file)?)?,
         };
         let origin = Origin::Pull {
             definition: definition.name.clone(),

@@ -11,9 +11,16 @@ async fn qemu_img(dir: &Path, arguments: &str) {
     Tool::new("qemu-img").args(arguments.split(' ')).dir(dir).run(&patience()).await.unwrap();
 }
 
+/// Brings a file and takes it in.
+async fn taken(path: &Path, format: Format, target: &Path, flatten: bool) -> Result<Info, ForeignError> {
+    let folder = tempfile::tempdir().unwrap();
+    let source = Foreign::open(path)?.bring(folder.path(), &patience()).await?;
+    take_in(&source, format, target, flatten, &mut |_| (), &patience()).await
+}
+
 async fn refused(path: &Path, format: Format, flatten: bool) -> String {
     let target = path.with_file_name("target.qcow2");
-    let error = take_in(path, format, &target, flatten, &mut |_| (), &patience()).await.unwrap_err();
+    let error = taken(path, format, &target, flatten).await.unwrap_err();
     assert!(!target.exists());
     error.to_string()
 }
@@ -90,8 +97,7 @@ async fn a_raw_disk_that_starts_like_qcow2_stays_raw() {
     content.resize(1 << 20, 0);
     std::fs::write(dir.join("disk.raw"), &content).unwrap();
     let target = dir.join("t.qcow2");
-    let info =
-        take_in(&dir.join("disk.raw"), Format::Raw, &target, false, &mut |_| (), &patience()).await.unwrap();
+    let info = taken(&dir.join("disk.raw"), Format::Raw, &target, false).await.unwrap();
     assert_eq!((info.virtual_size, info.backing), (1 << 20, None));
     qemu_img(dir, "convert -f qcow2 -O raw t.qcow2 back.raw").await;
     assert_eq!(std::fs::read(dir.join("back.raw")).unwrap(), content);
@@ -108,7 +114,7 @@ async fn a_chain_beside_the_disk_is_flattened_on_request() {
     let target = dir.join("t.qcow2");
     let top = dir.join("three.qcow2");
     assert!(refused(&top, Format::Qcow2, false).await.contains("`two.qcow2`"));
-    let info = take_in(&top, Format::Qcow2, &target, true, &mut |_| (), &patience()).await.unwrap();
+    let info = taken(&top, Format::Qcow2, &target, true).await.unwrap();
     assert_eq!(info.backing, None);
     qemu_img(dir, "convert -f qcow2 -O raw t.qcow2 back.raw").await;
     assert_eq!(std::fs::read(dir.join("back.raw")).unwrap(), content);
@@ -116,7 +122,7 @@ async fn a_chain_beside_the_disk_is_flattened_on_request() {
     std::fs::remove_file(&target).unwrap();
     std::fs::remove_file(dir.join("one.raw")).unwrap();
     std::os::unix::fs::symlink("/etc/passwd", dir.join("one.raw")).unwrap();
-    let error = take_in(&top, Format::Qcow2, &target, true, &mut |_| (), &patience()).await.unwrap_err();
+    let error = taken(&top, Format::Qcow2, &target, true).await.unwrap_err();
     assert!(error.to_string().contains("no regular file"), "{error}");
 }
 
@@ -156,11 +162,100 @@ async fn every_format_is_taken() {
         image::convert(&dir.join("a.raw"), Format::Raw, &source, format, None, &mut |_| (), &patience())
             .await
             .unwrap();
-        let info = take_in(&source, format, &target, false, &mut |_| (), &patience()).await.unwrap();
+        let info = taken(&source, format, &target, false).await.unwrap();
         assert_eq!(info.virtual_size, 4 << 20, "{format}");
         qemu_img(dir, "convert -f qcow2 -O raw t.qcow2 back.raw").await;
         assert_eq!(std::fs::read(dir.join("back.raw")).unwrap(), content, "{format}");
     }
+}
+
+/// Whatever happens to the files after they were brought, what was brought is what is read.
+#[tokio::test]
+async fn a_file_that_is_swapped_or_changed_is_read_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let (dir, own) = (folder.path(), folder.path().join("own"));
+    std::fs::create_dir(&own).unwrap();
+    std::fs::write(dir.join("secret"), vec![b's'; 1 << 20]).unwrap();
+    std::fs::write(dir.join("a.raw"), vec![b'a'; 1 << 20]).unwrap();
+    qemu_img(dir, "convert -f raw -O qcow2 a.raw a.qcow2").await;
+    let path = dir.join("a.qcow2");
+    let source = Foreign::open(&path).unwrap().bring(&own, &patience()).await.unwrap();
+    // Written into, as its owner could: now it stands on a file of the host.
+    let evil = format!("create -q -f qcow2 -F raw -b {} evil.qcow2 1M", dir.join("secret").display());
+    qemu_img(dir, &evil).await;
+    let evil = std::fs::read(dir.join("evil.qcow2")).unwrap();
+    File::options().write(true).open(&path).unwrap().write_all_at(&evil, 0).unwrap();
+    let target = dir.join("t.qcow2");
+    take_in(&source, Format::Qcow2, &target, false, &mut |_| (), &patience()).await.unwrap();
+    qemu_img(dir, "convert -f qcow2 -O raw t.qcow2 back.raw").await;
+    assert!(std::fs::read(dir.join("back.raw")).unwrap() == vec![b'a'; 1 << 20]);
+    assert!(refused(&path, Format::Qcow2, false).await.contains("secret"));
+
+    // Opened, and then another one in its place.
+    std::fs::remove_file(&target).unwrap();
+    std::fs::remove_dir_all(&own).unwrap();
+    std::fs::create_dir(&own).unwrap();
+    let raw = dir.join("a.raw");
+    let opened = Foreign::open(&raw).unwrap();
+    std::fs::rename(dir.join("secret"), &raw).unwrap();
+    let source = opened.bring(&own, &patience()).await.unwrap();
+    assert!(std::fs::read(&source.file).unwrap() == vec![b'a'; 1 << 20]);
+}
+
+/// Were the header of the copy to name a backing file that was not seen, QEMU would not open it.
+#[tokio::test]
+async fn a_disk_alone_is_converted_without_what_it_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    std::fs::write(dir.join("secret"), vec![b's'; 1 << 20]).unwrap();
+    qemu_img(dir, "create -q -f qcow2 -F raw -b secret a.qcow2").await;
+    let limits = Limits { memory: 4 << 30, cpu: Duration::from_secs(60) };
+    let stranger = Some(Stranger { limits, alone: true });
+    let (source, target) = (dir.join("a.qcow2"), dir.join("b.raw"));
+    let (from, to) = ((&*source, Format::Qcow2), (&*target, Format::Raw));
+    image::convert_within(from, to, None, stranger, &mut |_| (), &patience()).await.unwrap();
+    assert!(std::fs::read(&target).unwrap() == vec![0; 1 << 20]);
+}
+
+#[tokio::test]
+async fn only_files_and_devices_of_a_disk_s_size_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    let open = |name: &str| Foreign::open(&dir.join(name)).map(drop).unwrap_err().to_string();
+    assert!(open("none.raw").contains("there is no file"));
+    Tool::new("mkfifo").arg(dir.join("pipe.raw")).run(&patience()).await.unwrap();
+    std::os::unix::fs::symlink("/dev/zero", dir.join("zero.raw")).unwrap();
+    for name in ["pipe.raw", "zero.raw", "."] {
+        assert!(open(name).contains("no regular file and no block device"), "{name}");
+    }
+    // Where a pipe took the place of a file, opening it does not wait.
+    let pipe = Foreign::open_backing(&dir.join("pipe.raw")).map(drop).unwrap_err();
+    assert!(matches!(pipe, ForeignError::NoFile { .. }), "{pipe}");
+    std::fs::write(dir.join("empty.raw"), "").unwrap();
+    assert!(open("empty.raw").contains("has 0 bytes"));
+
+    // A hole takes no time and no room.
+    let holes = dir.join("holes.raw");
+    let file = File::create(&holes).unwrap();
+    file.set_len(1 << 40).unwrap();
+    file.write_all_at(b"end", (1 << 40) - 3).unwrap();
+    let own = dir.join("own");
+    std::fs::create_dir(&own).unwrap();
+    let brought = Foreign::open(&holes).unwrap().bring(&own, &patience()).await.unwrap();
+    let meta = std::fs::metadata(&brought.file).unwrap();
+    use std::os::unix::fs::MetadataExt;
+    assert_eq!((meta.len(), meta.mode() & 0o777), (1 << 40, 0o600));
+    assert!(meta.blocks() < 4096, "{}", meta.blocks());
+    let mut end = [0; 3];
+    File::open(&brought.file).unwrap().read_exact_at(&mut end, (1 << 40) - 3).unwrap();
+    assert_eq!(&end, b"end");
+
+    std::fs::remove_file(&brought.file).unwrap();
+    std::fs::write(dir.join("a.raw"), vec![7; 1 << 20]).unwrap();
+    let off = patience();
+    off.cancel.cancel();
+    let stopped = Foreign::open(&dir.join("a.raw")).unwrap().bring(&own, &off).await.unwrap_err();
+    assert!(matches!(stopped, ForeignError::Disk(DiskError::Impatience(_))), "{stopped}");
 }
 
 proptest! {

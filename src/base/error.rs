@@ -90,6 +90,16 @@ impl From<BaseError> for Failure {
                 .hint("Without a network: build the base on a host that has one, and bring its disk here: kiln base import FILE"),
             BaseError::NotFound { .. } => failure.hint("See what there is: kiln base list"),
             BaseError::Pull { name, source } => hint_of_pull(name, source, failure),
+            BaseError::Foreign(ForeignError::Missing { .. }) => {
+                failure.hint("Give the path of the disk's file, from the current folder or from the root.")
+            }
+            BaseError::Foreign(ForeignError::Disk(DiskError::Locked { .. })) => {
+                failure.hint("End the machine that uses the disk, or import a copy of it.")
+            }
+            BaseError::Foreign(ForeignError::Disk(DiskError::NoSpace { .. }))
+            | BaseError::Ova { source: OvaError::Write(_) | OvaError::NoSpace { .. }, .. } => {
+                failure.hint("Make room, or choose a folder on another disk with --home DIR or KILN_HOME.")
+            }
             BaseError::Foreign(ForeignError::Refers { .. }) => failure.hint(
                 "If the other files are yours and lie beside the disk: --flatten follows backing files there.",
             ),
@@ -117,21 +127,34 @@ fn kind(error: &BaseError) -> FailureKind {
         BaseError::Unreachable { .. } => FailureKind::Transport,
         BaseError::Tool { source: CommandError::Stopped { source, .. }, .. } => of_wait(source),
         BaseError::Pull { source, .. } => kind_of_pull(source),
-        BaseError::Disk(DiskError::Impatience(source))
-        | BaseError::Foreign(ForeignError::Disk(DiskError::Impatience(source))) => of_wait(source),
-        BaseError::Foreign(ForeignError::Disk(DiskError::Tool {
-            source: CommandError::Missing { .. },
-            ..
-        })) => FailureKind::Environment,
-        BaseError::Import { .. }
-        | BaseError::Ova { .. }
-        | BaseError::Digest { .. }
-        | BaseError::Foreign(_) => FailureKind::Input,
-        BaseError::Disk(_) => FailureKind::Environment,
+        BaseError::Foreign(error) => of_foreign(error),
+        BaseError::Disk(error) => error.kind(),
+        BaseError::Ova { source: OvaError::Impatience(source), .. } => of_wait(source),
+        BaseError::Ova { source: OvaError::Write(_) | OvaError::NoSpace { .. }, .. } => {
+            FailureKind::Environment
+        }
+        BaseError::Import { .. } | BaseError::Ova { .. } | BaseError::Digest { .. } => FailureKind::Input,
         BaseError::Kit(error) => error.kind(),
         BaseError::Appliance(error) => error.kind(),
         BaseError::Tool { .. } | BaseError::Content { .. } => FailureKind::Build,
         BaseError::NotFound { .. } => FailureKind::NotFound,
+    }
+}
+
+/// What is wrong with the file is the user's to mend, what is wrong with this host is not.
+fn of_foreign(error: &ForeignError) -> FailureKind {
+    match error {
+        ForeignError::Missing { .. } => FailureKind::NotFound,
+        ForeignError::Disk(DiskError::Tool {
+            source: CommandError::Missing { .. } | CommandError::Start { .. },
+            ..
+        }) => FailureKind::Environment,
+        // A tool that ran and did not like it.
+        ForeignError::Disk(DiskError::Tool { .. } | DiskError::Corrupt { .. } | DiskError::Answer { .. }) => {
+            FailureKind::Input
+        }
+        ForeignError::Disk(error) => error.kind(),
+        _ => FailureKind::Input,
     }
 }
 
@@ -184,5 +207,30 @@ fn hint_of_pull(name: &str, error: &PullError, failure: Failure) -> Failure {
             .hint("Nothing was downloaded. If the vendor has a new key, get it from a source that you trust: --key FILE"),
         PullError::Digest { .. } => failure.hint("Without --version the newest is pulled; its digest is another one each time."),
         _ => failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_here_is_not_the_file_s_fault() {
+        let path = || PathBuf::from("a");
+        let foreign = |e: DiskError| Failure::from(BaseError::Foreign(e.into())).kind;
+        assert_eq!(
+            foreign(DiskError::NoSpace { path: path(), needed: 2, free: 1 }),
+            FailureKind::Environment
+        );
+        assert_eq!(foreign(DiskError::Locked { path: path() }), FailureKind::Conflict);
+        let damaged = CommandError::TooMuch { argv: "qemu-img".into() };
+        assert_eq!(foreign(DiskError::Corrupt { path: path(), source: damaged }), FailureKind::Input);
+        let ova = |source| Failure::from(BaseError::Ova { path: path(), source });
+        let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let write = ova(OvaError::Write(full()));
+        assert_eq!(write.kind, FailureKind::Environment);
+        assert!(!format!("{write:?}").contains("cannot be read"), "{write:?}");
+        assert_eq!(ova(OvaError::NoSpace { needed: 2, free: 1 }).kind, FailureKind::Environment);
+        assert_eq!(ova(OvaError::Read(full())).kind, FailureKind::Input);
     }
 }

@@ -3,6 +3,9 @@
 use super::{Rig, tool};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
 
 /// Imports a file; it must be refused with these words, soon, and leave nothing.
 async fn refused(rig: &Rig, words: &str, parts: &[&str]) {
@@ -161,6 +164,43 @@ async fn paths_in_an_ova_mean_nothing() {
     refused(&rig, "claims.ova", &["cut short"]).await;
     rig.file("noise.ova", &noise);
     refused(&rig, "noise.ova", &["a tar archive is expected"]).await;
+}
+
+/// What could be read for ever is not begun with, and a failure is of its own class.
+#[tokio::test]
+async fn what_is_no_disk_is_told_before_it_is_read() {
+    let rig = Rig::new();
+    let here = rig.folder.path();
+    rig.kiln("base import nope.qcow2").await.failed(5, &["there is no file nope.qcow2"]);
+    tool(here, "mkfifo pipe.raw pipe");
+    std::os::unix::fs::symlink("/dev/zero", rig.path("zero.raw")).unwrap();
+    refused(&rig, "pipe.raw", &["no regular file and no block device"]).await;
+    refused(&rig, "pipe", &["no regular file and no block device"]).await;
+    refused(&rig, "zero.raw", &["no regular file and no block device"]).await;
+    // Most file systems hold no file of that length, the one in memory does.
+    let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let large = memory.path().join("large.raw");
+    std::fs::File::create(&large).unwrap().set_len(7 << 60).unwrap();
+    refused(&rig, large.to_str().unwrap(), &["has 8070450532247928832 bytes", "16 TiB"]).await;
+    assert!(rig.left().is_empty());
+}
+
+#[tokio::test]
+async fn a_disk_that_a_machine_writes_to_is_in_use() {
+    let rig = Rig::new();
+    rig.file("busy.raw", vec![7; 1 << 20]);
+    let mut writer = tokio::process::Command::new("qemu-io");
+    writer.args(["-f", "raw", "busy.raw"]).current_dir(rig.folder.path()).kill_on_drop(true);
+    writer.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut writer = writer.spawn().unwrap();
+    // Its prompt: the file is open.
+    let mut prompt = [0; 1];
+    let read = writer.stdout.as_mut().unwrap().read_exact(&mut prompt);
+    tokio::time::timeout(Duration::from_secs(60), read).await.unwrap().unwrap();
+    let ended = rig.kiln("base import busy.raw --firmware bios").await;
+    ended.failed(6, &["busy.raw is in use by another process", "End the machine"]);
+    writer.kill().await.unwrap();
+    rig.kiln("base import busy.raw --firmware bios").await.failed(0, &[]);
 }
 
 #[tokio::test]

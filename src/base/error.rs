@@ -49,6 +49,8 @@ pub enum BaseError {
     Store { doing: &'static str, path: PathBuf, source: std::io::Error },
     #[error("{} is no record of a base image: {what}", path.display())]
     Record { path: PathBuf, what: String },
+    #[error("base image `{name}` is there already from the same disk, but as something else: {what}")]
+    Differs { name: String, digits: String, what: String },
     #[error("there is no base image `{name}`")]
     NotFound { name: String },
 }
@@ -89,6 +91,9 @@ impl From<BaseError> for Failure {
                 .hint("The mirrors are those of this host's apt: does `apt-get update` work? Behind a proxy, say so to apt (Acquire::http::Proxy).")
                 .hint("Without a network: build the base on a host that has one, and bring its disk here: kiln base import FILE"),
             BaseError::NotFound { .. } => failure.hint("See what there is: kiln base list"),
+            BaseError::Differs { digits, .. } => failure
+                .hint(format!("Remove it first: kiln base remove {digits}"))
+                .hint("Or import the disk under another name: --name NAME"),
             BaseError::Pull { name, source } => hint_of_pull(name, source, failure),
             BaseError::Foreign(ForeignError::Missing { .. }) => {
                 failure.hint("Give the path of the disk's file, from the current folder or from the root.")
@@ -137,6 +142,7 @@ fn kind(error: &BaseError) -> FailureKind {
         BaseError::Kit(error) => error.kind(),
         BaseError::Appliance(error) => error.kind(),
         BaseError::Tool { .. } | BaseError::Content { .. } => FailureKind::Build,
+        BaseError::Differs { .. } => FailureKind::Conflict,
         BaseError::NotFound { .. } => FailureKind::NotFound,
     }
 }

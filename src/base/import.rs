@@ -18,7 +18,8 @@ pub struct Import {
     /// Without it the file's name is taken.
     pub name: Option<String>,
     pub description: Option<String>,
-    pub architecture: Architecture,
+    /// Of the system on the disk; without it this machine's.
+    pub architecture: Option<Architecture>,
     /// What boots the disk; empty: what its partition table says.
     pub firmware: Vec<Firmware>,
     /// SHA-256 that the file must have, 64 hex digits.
@@ -118,10 +119,42 @@ impl Importing<'_> {
         // What a chain of files holds, the digest of the first does not say.
         let same = |b: &BaseImage| b.name == name && b.origin == origin && !request.flatten;
         if let Some(found) = store.list()?.into_iter().find(same) {
+            agrees(&found, request)?;
             progress(Doing::Step(&format!("{name} is there already, from the same file")));
             return Ok(found);
         }
         Job { store, request, source, form, name, origin, work, patience }.run(progress).await
+    }
+}
+
+/// Whether what was asked for is what is there; what was not asked for may be anything.
+fn agrees(found: &BaseImage, request: &Import) -> Result<(), BaseError> {
+    let mut other = Vec::new();
+    let mut compare = |what: &str, there: String, wanted: String| {
+        if there != wanted {
+            other.push(format!("{what} {there}, not {wanted}"));
+        }
+    };
+    if let Some(wanted) = request.architecture {
+        compare("architecture", found.architecture.to_string(), wanted.to_string());
+    }
+    let names = |all: &[Firmware]| -> String {
+        let known = [Firmware::Bios, Firmware::Uefi].into_iter().filter(|f| all.contains(f));
+        known.map(|f| f.as_str()).collect::<Vec<_>>().join(",")
+    };
+    if !request.firmware.is_empty() {
+        compare("firmware", names(&found.firmware), names(&request.firmware));
+    }
+    if let Some(wanted) = &request.description {
+        compare("description", format!("`{}`", found.description), format!("`{wanted}`"));
+    }
+    match other.is_empty() {
+        true => Ok(()),
+        false => Err(BaseError::Differs {
+            name: found.name.clone(),
+            digits: found.digest["sha256:".len()..][..12].to_owned(),
+            what: other.join("; "),
+        }),
     }
 }
 
@@ -183,15 +216,23 @@ impl Job<'_> {
         }
         let digest = disk::sha256(&disk, patience).await?;
         let file_size = std::fs::metadata(&disk).map_err(store_error("reading", &disk))?.len();
+        let digest = format!("sha256:{digest}");
+        // Another file with the same disk in it. What a vendor's disk is, its definition says each time.
+        let same = |b: &BaseImage| b.name == self.name && b.digest == digest;
+        if matches!(self.origin, Origin::Import { .. })
+            && let Some(found) = self.store.list()?.into_iter().find(same)
+        {
+            agrees(&found, request)?;
+        }
         self.store.add(&BaseImage {
             name: self.name,
             description: match &request.description {
                 Some(text) => text.clone(),
                 None => format!("imported from {}", file_name(&request.file)),
             },
-            architecture: request.architecture,
+            architecture: request.architecture.unwrap_or(Architecture::HOST),
             firmware,
-            digest: format!("sha256:{digest}"),
+            digest,
             disk,
             virtual_size: info.virtual_size,
             file_size,
@@ -280,7 +321,7 @@ mod tests {
             form: None,
             name: None,
             description: None,
-            architecture: Architecture::X86_64,
+            architecture: Some(Architecture::X86_64),
             firmware: Vec::new(),
             digest: None,
             flatten: false,
@@ -330,6 +371,48 @@ mod tests {
         let empty = import(request(raw.clone())).await.unwrap_err().to_string();
         assert!(empty.contains("nothing on it can be booted"), "{empty}");
         assert_eq!(std::fs::read_dir(dir.path().join("home/tmp")).unwrap().count(), 0);
+    }
+
+    /// What was asked for and is not there is said, not passed over.
+    #[tokio::test]
+    async fn a_second_import_that_asks_for_other_things_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(&dir.path().join("home"));
+        let raw = dir.path().join("a.raw");
+        disk(&raw, true);
+        let import = |r: Import| {
+            let store = store.clone();
+            async move { super::import(&store, &r, &mut |_| (), &patience()).await }
+        };
+        let first = import(request(raw.clone())).await.unwrap();
+        let agreeing = Import {
+            firmware: vec![Firmware::Uefi, Firmware::Bios],
+            description: Some("imported from a.raw".into()),
+            ..request(raw.clone())
+        };
+        assert_eq!(import(agreeing).await.unwrap().created, first.created);
+        let bios = Import { firmware: vec![Firmware::Bios], ..request(raw.clone()) };
+        let arm = Import { architecture: Some(Architecture::Aarch64), ..request(raw.clone()) };
+        let text = Import { description: Some("mine".into()), ..request(raw.clone()) };
+        let words = [
+            (bios.clone(), "firmware bios,uefi, not bios"),
+            (arm, "architecture x86_64, not aarch64"),
+            (text, "description `imported from a.raw`, not `mine`"),
+        ];
+        let next = format!("kiln base remove {}", &first.digest["sha256:".len()..][..12]);
+        for (request, words) in words {
+            let failure = crate::model::Failure::from(import(request).await.unwrap_err());
+            assert_eq!(failure.kind, crate::model::FailureKind::Conflict);
+            let text = format!("{failure:?}");
+            assert!(text.contains(words) && text.contains(&next), "{text}");
+        }
+        // The same disk out of another file.
+        let other = dir.path().join("b.raw");
+        std::fs::copy(&raw, &other).unwrap();
+        let other = Import { file: other, name: Some("a".into()), ..bios };
+        assert!(matches!(import(other).await, Err(BaseError::Differs { .. })));
+        assert_eq!(store.list().unwrap().len(), 1);
+        assert_eq!(store.get("a").unwrap().firmware, [Firmware::Bios, Firmware::Uefi]);
     }
 
     #[tokio::test]

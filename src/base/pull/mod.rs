@@ -429,7 +429,7 @@ impl Job<'_> {
             form: Some(form),
             name: Some(self.name.to_owned()),
             description: Some(definition.description.clone()),
-            architecture: definition.architecture,
+            architecture: Some(definition.architecture),
             firmware: definition.firmware.clone(),
             digest: None,
             flatten: false,

@@ -96,9 +96,9 @@ struct Import {
     /// SHA-256 that the file must have
     #[arg(long, value_name = "HEX")]
     digest: Option<String>,
-    /// Architecture of the system on the disk
-    #[arg(long, default_value_t = Architecture::HOST)]
-    architecture: Architecture,
+    /// Architecture of the system on the disk [default: this machine's]
+    #[arg(long)]
+    architecture: Option<Architecture>,
     /// What boots the disk: bios, uefi or both [default: what its partitions say]
     #[arg(long, value_delimiter = ',')]
     firmware: Vec<Firmware>,

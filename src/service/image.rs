@@ -220,11 +220,7 @@ pub fn remove(service: &Service, image: Image) -> Result<Removed, Failure> {
     }
     let own = shown(service, image.clone())?.disk.map(|(_, path)| path);
     let kept = builds.iter().map(|b| service.catalog.home().build_disk(&b.id));
-    if let Some(user) = own.into_iter().chain(kept).find_map(|disk| run::user_of(service, &disk)) {
-        let message = format!("image {image} is in use: what lies in {} stands on its disk", user.display());
-        return Err(Failure::new(FailureKind::Conflict, message)
-            .hint("End what runs there; what was kept there and is not needed any more can be deleted."));
-    }
+    run::refuse_used(service, &format!("image {image}"), own.into_iter().chain(kept))?;
     let builds = service.catalog.write(|t| {
         let builds = t.builds_of(image.id)?;
         for build in &builds {

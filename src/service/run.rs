@@ -139,8 +139,20 @@ fn firmware(image: &Image, can: &[Firmware], wanted: Option<Firmware>) -> Result
 /// Names the disk that an overlay of a run stands on.
 const STANDS_ON: &str = "stands-on";
 
+/// Refuses where a run or shell, or what one kept, needs one of these disks.
+pub(super) fn refuse_used(
+    service: &Service,
+    what: &str,
+    disks: impl IntoIterator<Item = PathBuf>,
+) -> Result<(), Failure> {
+    let Some(user) = disks.into_iter().find_map(|disk| user_of(service, &disk)) else { return Ok(()) };
+    let message = format!("{what} is in use: what lies in {} stands on its disk", user.display());
+    Err(Failure::new(FailureKind::Conflict, message)
+        .hint("End what runs there; what was kept there and is not needed any more can be deleted."))
+}
+
 /// A run, or what one kept, that needs this disk.
-pub(super) fn user_of(service: &Service, disk: &Path) -> Option<PathBuf> {
+fn user_of(service: &Service, disk: &Path) -> Option<PathBuf> {
     let folders = std::fs::read_dir(service.catalog.home().runs()).into_iter().flatten().flatten();
     let stands =
         |f: &PathBuf| std::fs::read(f.join(STANDS_ON)).is_ok_and(|d| d == disk.as_os_str().as_bytes());
@@ -187,12 +199,16 @@ pub(super) fn new_folder(
 
 /// A disk of a base image, or one that a build kept, is in no need of it.
 fn pin(service: &Service, run: &str, disk: &Path) -> Result<(), Failure> {
-    let Ok(file) = disk.strip_prefix(service.catalog.home().artifacts()) else { return Ok(()) };
+    let removed = |next: &str| {
+        let message = format!("{} has just been removed", disk.display());
+        Failure::new(FailureKind::Conflict, message).hint(next)
+    };
+    let Ok(file) = disk.strip_prefix(service.catalog.home().artifacts()) else {
+        return if disk.exists() { Ok(()) } else { Err(removed("See what there is: kiln base list")) };
+    };
     service.catalog.write(|t| {
-        let artifact = t.artifact_of_file(&file.to_string_lossy())?.ok_or_else(|| {
-            let message = format!("{} has just been removed", disk.display());
-            Failure::new(FailureKind::Conflict, message).hint("A build makes it again.")
-        })?;
+        let artifact =
+            t.artifact_of_file(&file.to_string_lossy())?.ok_or_else(|| removed("A build makes it again."))?;
         Ok(t.pin_for_run(run, &artifact.digest)?)
     })
 }

@@ -90,6 +90,10 @@ impl From<BaseError> for Failure {
             BaseError::Unreachable { .. } => failure
                 .hint("The mirrors are those of this host's apt: does `apt-get update` work? Behind a proxy, say so to apt (Acquire::http::Proxy).")
                 .hint("Without a network: build the base on a host that has one, and bring its disk here: kiln base import FILE"),
+            BaseError::Record { path, .. } => {
+                let title = path.parent().and_then(|p| p.file_name()).unwrap_or_default().to_string_lossy();
+                failure.hint(format!("Remove what is left of it: kiln base remove {title}"))
+            }
             BaseError::NotFound { .. } => failure.hint("See what there is: kiln base list"),
             BaseError::Differs { digits, .. } => failure
                 .hint(format!("Remove it first: kiln base remove {digits}"))

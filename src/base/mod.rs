@@ -23,5 +23,5 @@ pub use import::{Form, Import, import};
 pub use inspect::inspect;
 pub use progress::{Doing, Progress};
 pub use pull::{Pull, PullError, pull};
-pub use store::{BaseImage, DISK, Origin, Store};
+pub use store::{BaseImage, DISK, Damaged, Origin, Store};
 pub use work::probe as can_isolate;

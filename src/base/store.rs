@@ -1,7 +1,7 @@
 //! The base images of one home: `<home>/bases/<name>-<digest>/{disk.qcow2, base.json, packages.txt}`.
 //!
 //! A folder appears whole, by one rename, and never changes: what was built on a
-//! base keeps its disk when the base is built anew.
+//! base keeps its disk when the base is built anew. It goes by one rename, too.
 
 use super::BaseError;
 use crate::model::{Architecture, Firmware};
@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 const RECORD: &str = "base.json";
 pub const DISK: &str = "disk.qcow2";
 pub const PACKAGES: &str = "packages.txt";
+/// Folders of base images that were removed, in the home's folder for temporary files.
+const REMOVED: &str = "base-removed-";
 /// A record is short; more than this was not written by kiln.
 const RECORD_LIMIT: u64 = 1 << 20;
 
@@ -40,6 +42,34 @@ pub struct BaseImage {
     pub origin: Origin,
     /// Folder of the base image; more files lie beside the disk.
     pub folder: PathBuf,
+}
+
+/// The folder of a base image that cannot be read.
+#[derive(Debug)]
+pub struct Damaged {
+    pub folder: PathBuf,
+    pub problem: BaseError,
+}
+
+impl Damaged {
+    /// The folder's name, which says what it was: `NAME-DIGITS`.
+    pub fn title(&self) -> String {
+        self.folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// What its base image was called.
+    fn name(&self) -> String {
+        let title = self.title();
+        title.rsplit_once('-').map_or(title.clone(), |(name, _)| name.to_owned())
+    }
+
+    /// How the digest of its disk began; empty where the folder does not say.
+    pub fn digits(&self) -> String {
+        let title = self.title();
+        let digits = title.rsplit_once('-').map_or("", |(_, digits)| digits);
+        let is_digest = digits.len() == 12 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+        if is_digest { digits.to_owned() } else { String::new() }
+    }
 }
 
 /// Where a base image comes from.
@@ -121,31 +151,52 @@ impl Store {
         self.home.join("bases")
     }
 
-    /// Every base image, by name, the newest of a name first.
+    /// Every base image, by name, the newest of a name first. Damaged ones are passed over.
     pub fn list(&self) -> Result<Vec<BaseImage>, BaseError> {
+        Ok(self.survey()?.0)
+    }
+
+    /// As [`Store::list`], and those that cannot be read.
+    pub fn survey(&self) -> Result<(Vec<BaseImage>, Vec<Damaged>), BaseError> {
         let folder = self.folder();
         let entries = match std::fs::read_dir(&folder) {
             Ok(entries) => entries,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Default::default()),
             Err(source) => return Err(BaseError::Store { doing: "reading", path: folder, source }),
         };
-        let mut found = Vec::new();
-        for entry in entries.flatten() {
-            let path = entry.path();
-            if path.join(RECORD).is_file() {
-                found.push(read(&path)?);
+        let (mut found, mut damaged) = (Vec::new(), Vec::new());
+        for folder in entries.flatten().map(|e| e.path()).filter(|p| p.join(RECORD).is_file()) {
+            match read(&folder) {
+                Ok(image) => found.push(image),
+                // Removed meanwhile.
+                Err(_) if !folder.join(RECORD).exists() => {}
+                Err(problem) => damaged.push(Damaged { folder, problem }),
             }
         }
+        damaged.sort_by(|a, b| a.folder.cmp(&b.folder));
         found.sort_by(|a, b| {
             a.name.cmp(&b.name).then(b.created.cmp(&a.created)).then(a.digest.cmp(&b.digest))
         });
-        Ok(found)
+        Ok((found, damaged))
+    }
+
+    /// The damaged base image of that title, or of that name where no other has it.
+    pub fn damaged(&self, wanted: &str) -> Result<Option<Damaged>, BaseError> {
+        let (all, damaged) = self.survey()?;
+        let named = all.iter().any(|b| b.name == wanted);
+        Ok(damaged.into_iter().find(|d| d.title() == wanted || !named && d.name() == wanted))
     }
 
     /// The newest base of that name, or the one whose digest starts so ("sha256:" may be left out,
     /// at least 8 digits).
+    ///
+    /// # Errors
+    /// One of that name is damaged: it may be the one that is meant.
     pub fn find(&self, wanted: &str) -> Result<Option<BaseImage>, BaseError> {
-        let all = self.list()?;
+        let (all, damaged) = self.survey()?;
+        if let Some(damaged) = damaged.into_iter().find(|d| d.name() == wanted || d.title() == wanted) {
+            return Err(damaged.problem);
+        }
         if let Some(found) = all.iter().find(|b| b.name == wanted) {
             return Ok(Some(found.clone()));
         }
@@ -185,6 +236,10 @@ impl Store {
                 false => self.record_again(&BaseImage { origin: image.origin.clone(), ..there }),
             };
         }
+        if target.exists() {
+            // Without a record: what a removal left that came to no end.
+            self.discard(&target)?;
+        }
         std::fs::rename(&image.folder, &target).map_err(error("making", &target))?;
         std::fs::File::open(&bases).and_then(|f| f.sync_all()).map_err(error("writing", &bases))?;
         read(&target)
@@ -203,10 +258,40 @@ impl Store {
 
     /// Removes one base image; the caller made sure that nothing depends on it.
     pub fn remove(&self, image: &BaseImage) -> Result<(), BaseError> {
-        let error = |source| BaseError::Store { doing: "removing", path: image.folder.clone(), source };
-        // Without its record the folder is no base image any more, whatever happens next.
-        std::fs::remove_file(image.folder.join(RECORD)).map_err(error)?;
-        std::fs::remove_dir_all(&image.folder).map_err(error)
+        self.discard(&image.folder)
+    }
+
+    /// As [`Store::remove`], of one that cannot be read.
+    pub fn remove_damaged(&self, damaged: &Damaged) -> Result<(), BaseError> {
+        self.discard(&damaged.folder)
+    }
+
+    fn discard(&self, folder: &Path) -> Result<(), BaseError> {
+        let error = |source| BaseError::Store { doing: "removing", path: folder.to_owned(), source };
+        let tmp = self.home.join("tmp");
+        std::fs::create_dir_all(&tmp).map_err(error)?;
+        sweep(&tmp);
+        // With this it is no base image any more. Should kiln die before the rest, the next one sweeps.
+        for number in 0.. {
+            let gone = tmp.join(format!("{REMOVED}{}-{number}", std::process::id()));
+            match std::fs::rename(folder, &gone) {
+                Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty => continue,
+                renamed => renamed.map_err(error)?,
+            }
+            files::sync_folder_of(folder).map_err(error)?;
+            break;
+        }
+        sweep(&tmp);
+        Ok(())
+    }
+}
+
+/// Clears away what is left of base images that were removed. What cannot be removed now is tried again.
+pub(super) fn sweep(tmp: &Path) {
+    for entry in std::fs::read_dir(tmp).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(REMOVED) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
 }
 
@@ -249,9 +334,14 @@ fn read(folder: &Path) -> Result<BaseImage, BaseError> {
         return Err(wrong(format!("`{}` is no digest", record.digest)));
     }
     let disk = folder.join(DISK);
-    let file_size = std::fs::metadata(&disk)
-        .map_err(|source| BaseError::Store { doing: "reading", path: disk.clone(), source })?
-        .len();
+    let file_size = match std::fs::metadata(&disk) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Err(wrong("its disk is missing".into()));
+        }
+        meta => {
+            meta.map_err(|source| BaseError::Store { doing: "reading", path: disk.clone(), source })?.len()
+        }
+    };
     Ok(BaseImage {
         architecture: record.architecture.parse().map_err(wrong)?,
         firmware: record.firmware.iter().map(|f| f.parse()).collect::<Result<_, _>>().map_err(wrong)?,
@@ -314,12 +404,48 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_record_is_named() {
+    fn a_damaged_base_is_passed_over_named_and_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        let bad = store.add(&prepared(dir.path(), "a", "1", 1)).unwrap();
+        store.add(&prepared(dir.path(), "b", "2", 1)).unwrap();
+        std::fs::write(bad.folder.join(RECORD), "{").unwrap();
+        let names = || store.list().unwrap().into_iter().map(|b| b.name).collect::<Vec<_>>();
+        assert_eq!(names(), ["b"]);
+        assert_eq!(store.find("b").unwrap().unwrap().name, "b");
+        assert!(store.find("c").unwrap().is_none());
+        let failure = crate::model::Failure::from(store.find("a").unwrap_err());
+        let text = format!("{failure:?}");
+        assert!(text.contains("base.json") && text.contains("kiln base remove a-111111111111"), "{text}");
+        // Another of the name does not stand in for it.
+        store.add(&prepared(dir.path(), "a", "3", 1)).unwrap();
+        assert!(matches!(store.get("a"), Err(BaseError::Record { .. })));
+        assert!(store.damaged("a").unwrap().is_none(), "the name is the other's");
+        let damaged = store.damaged("a-111111111111").unwrap().unwrap();
+        assert_eq!(damaged.digits(), "111111111111");
+        store.remove_damaged(&damaged).unwrap();
+        assert!(!bad.folder.exists());
+        assert_eq!(store.get("a").unwrap().digest, format!("sha256:{}", "3".repeat(64)));
+        assert_eq!(std::fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
+    }
+
+    /// Killed at any step of a removal: nothing is leaked, and the same base can come again.
+    #[test]
+    fn what_a_killed_removal_left_is_in_nobody_s_way() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::new(dir.path());
         let image = store.add(&prepared(dir.path(), "a", "1", 1)).unwrap();
-        std::fs::write(image.folder.join(RECORD), "{").unwrap();
-        let error = store.list().unwrap_err().to_string();
-        assert!(error.contains("base.json"), "{error}");
+        // As kiln did it once: first the record, then the rest.
+        std::fs::remove_file(image.folder.join(RECORD)).unwrap();
+        assert!(store.list().unwrap().is_empty());
+        let again = store.add(&prepared(dir.path(), "a", "1", 2)).unwrap();
+        assert_eq!((again.created, store.list().unwrap().len()), (2, 1));
+        // Between the rename and the rest.
+        let left = dir.path().join("tmp").join(format!("{REMOVED}1-0"));
+        std::fs::rename(&again.folder, &left).unwrap();
+        let other = store.add(&prepared(dir.path(), "b", "2", 1)).unwrap();
+        store.remove(&other).unwrap();
+        assert!(!left.exists());
+        assert_eq!(std::fs::read_dir(dir.path().join("bases")).unwrap().count(), 0);
     }
 }

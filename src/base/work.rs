@@ -50,6 +50,7 @@ impl Work {
             move |source| BaseError::Store { doing, path, source }
         };
         std::fs::create_dir_all(&tmp).map_err(error("making", &tmp))?;
+        super::store::sweep(&tmp);
         for entry in std::fs::read_dir(&tmp).map_err(error("reading", &tmp))?.flatten() {
             if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
                 continue;

@@ -52,9 +52,11 @@ impl Transaction<'_> {
         Ok(self.list_images()?.into_iter().filter(|i| i.parent_image == Some(image)).collect())
     }
 
-    /// The images that were started from this disk of a base.
+    /// The images that were started from a disk of a base whose digest starts so.
     pub fn images_on_base(&self, digest: &str) -> Result<Vec<Image>> {
-        let on = |i: &Image| i.parent_image.is_none() && i.parent.as_deref() == Some(digest);
+        let on = |i: &Image| {
+            i.parent_image.is_none() && i.parent.as_deref().is_some_and(|p| p.starts_with(digest))
+        };
         Ok(self.list_images()?.into_iter().filter(on).collect())
     }
 

@@ -1,7 +1,7 @@
 //! Bases, as far as they have to do with images.
 
 use super::{Service, run};
-use crate::base::{BaseError, BaseImage};
+use crate::base::{BaseError, BaseImage, DISK, Damaged};
 use crate::boot::warm::Store;
 use crate::model::Failure;
 use std::path::Path;
@@ -12,6 +12,14 @@ pub fn remove(service: &Service, base: &BaseImage) -> Result<(), Failure> {
     remove_unused(service, &base.name, digits, &base.disk, || service.bases.remove(base))?;
     Store::new(service.catalog.home().root(), 0).remove_of(digits);
     Ok(())
+}
+
+/// Removes what is left of a base that cannot be read.
+pub fn remove_damaged(service: &Service, base: &Damaged) -> Result<(), Failure> {
+    // Only the start of its digest is known; without one nobody can have made anything from it.
+    let (title, digits) = (base.title(), base.digits());
+    let digits = if digits.is_empty() { "none" } else { &digits };
+    remove_unused(service, &title, digits, &base.folder.join(DISK), || service.bases.remove_damaged(base))
 }
 
 fn remove_unused(
@@ -34,7 +42,7 @@ fn remove_unused(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{DISK, Origin};
+    use crate::base::Origin;
     use crate::model::{Architecture, FailureKind, Firmware};
     use tokio_util::sync::CancellationToken;
 
@@ -68,11 +76,15 @@ mod tests {
         let failure = remove(&service, &image).unwrap_err();
         assert_eq!(failure.kind, FailureKind::Conflict);
         assert!(failure.message.contains(folder.to_str().unwrap()), "{}", failure.message);
+        // Also when its record is lost.
+        std::fs::write(image.folder.join("base.json"), "{").unwrap();
+        let damaged = service.bases.damaged("a").unwrap().unwrap();
+        assert_eq!(remove_damaged(&service, &damaged).unwrap_err().kind, FailureKind::Conflict);
         assert!(image.disk.exists());
 
         drop(lock);
         run::remove(&folder).unwrap();
-        remove(&service, &image).unwrap();
+        remove_damaged(&service, &damaged).unwrap();
         assert!(!image.folder.exists());
         let gone = run::new_folder(&service, "a", Some(&image.disk), false).map(drop).unwrap_err();
         assert_eq!(gone.kind, FailureKind::Conflict, "{}", gone.message);

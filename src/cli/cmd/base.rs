@@ -59,7 +59,7 @@ enum Verb {
     },
     /// Remove one base image that no image was made from
     Remove {
-        /// Name (the newest of it), or the start of a digest
+        /// Name (the newest of it), or the start of a digest; of a damaged one what `kiln base list` calls it
         base: String,
     },
 }
@@ -168,6 +168,14 @@ pub async fn run(
             inspected(settings.format, &image, &facts);
         }
         Verb::Remove { base } => {
+            if let Some(damaged) = store.damaged(&base)? {
+                service::base::remove_damaged(&super::planning::open(settings, cancel)?, &damaged)?;
+                match settings.format {
+                    Format::Human => println!("removed {}, which was damaged", damaged.title()),
+                    Format::Json => println!("{}", json!({"removedDamaged": damaged.title()})),
+                }
+                return Ok(0);
+            }
             let image = store.get(&base)?;
             service::base::remove(&super::planning::open(settings, cancel)?, &image)?;
             match settings.format {
@@ -210,14 +218,21 @@ fn definition_named(wanted: &str) -> Result<Definition, Failure> {
 }
 
 fn list(store: &Store, format: Format) -> Result<(), Failure> {
-    let images = store.list()?;
+    let (images, damaged) = store.survey()?;
     let missing = |name: &&str| !images.iter().any(|i| i.name == *name);
     let absent: Vec<&str> = base::built_in().filter(missing).collect();
     let published: Vec<&str> = base::published().filter(missing).collect();
     match format {
         Format::Json => {
             let records: Vec<_> = images.iter().map(record).collect();
-            println!("{}", json!({"bases": records, "buildable": absent, "published": published}));
+            let damaged: Vec<_> = damaged
+                .iter()
+                .map(|d| json!({"base": d.title(), "problem": d.problem.to_string()}))
+                .collect();
+            println!(
+                "{}",
+                json!({"bases": records, "damaged": damaged, "buildable": absent, "published": published})
+            );
         }
         Format::Human => {
             for (at, image) in images.iter().enumerate() {
@@ -233,6 +248,10 @@ fn list(store: &Store, format: Format) -> Result<(), Failure> {
                     image.description,
                     pulled(image)
                 );
+            }
+            for base in damaged {
+                let title = base.title();
+                println!("{title:<22} damaged, kiln base remove {title} removes it: {}", base.problem);
             }
             for name in absent {
                 println!("{name:<22} not here yet: kiln base build {name}");

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::Look;
+use super::{Look, printable};
 use crate::appliance::ApplianceError;
 use crate::appliance::facts::{InitrdKind, Kernel, Volume};
 use crate::appliance::tree::Tree;
@@ -25,8 +25,7 @@ impl Look<'_> {
         for link in ["/vmlinuz", "/boot/vmlinuz"] {
             let entry = self.guest.stat(link, false, self.patience).await;
             let target = self.optional(link, entry)?.flatten().and_then(|e| e.target);
-            preferred =
-                preferred.or(target.and_then(|t| version_of(t.rsplit('/').next()?).map(str::to_owned)));
+            preferred = preferred.or(target.and_then(|t| version_of(t.rsplit('/').next()?).map(printable)));
         }
         kernels.sort_by(|a, b| compare(&b.version, &a.version));
         if let Some(at) = kernels.iter().position(|k| Some(&k.version) == preferred.as_ref()) {
@@ -77,7 +76,7 @@ fn paired(names: &[&str], kind: InitrdKind) -> Vec<Kernel> {
     let kernel = |name: &&str| {
         let version = version_of(name)?;
         Some(Kernel {
-            version: version.into(),
+            version: printable(version),
             image: format!("/boot/{name}"),
             initrd: initrd(version),
             initrd_kind: kind,
@@ -122,9 +121,14 @@ fn from_grub(config: &str, version: &str) -> Option<String> {
     exact.or_else(|| commands().next()).map(|(_, line)| line)
 }
 
+/// The words of a command line, as they may be shown and given on.
+fn said(line: &str) -> Vec<String> {
+    line.split_whitespace().map(printable).collect()
+}
+
 /// Adds where the root is, if the line does not say it.
 fn with_root(line: String, root: &Volume, tree: &Tree) -> String {
-    let mut words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+    let mut words = said(&line);
     if !words.iter().any(|w| w.starts_with("root=")) {
         let uuid = root.filesystem.as_ref().and_then(|f| f.uuid.as_ref());
         words.extend(uuid.map(|uuid| format!("root=UUID={uuid}")));
@@ -151,6 +155,19 @@ mod tests {
         assert_eq!(kernels.len(), 1);
         assert_eq!(kernels[0].initrd.as_deref(), Some("/boot/initramfs-6.8.5-301.fc40.x86_64.img"));
         assert_eq!(compare("6.10.1", "6.9.30"), Ordering::Greater);
+    }
+
+    /// They go to the user's terminal; the file is still found by its own name.
+    #[test]
+    fn versions_and_command_lines_have_no_control_characters() {
+        let kernels = paired(&["vmlinuz-6\x1b[2J", "initrd.img-6\x1b[2J"], InitrdKind::Unknown);
+        assert_eq!(
+            (kernels[0].version.as_str(), kernels[0].image.as_str()),
+            ("6[2J", "/boot/vmlinuz-6\x1b[2J")
+        );
+        assert_eq!(kernels[0].initrd.as_deref(), Some("/boot/initrd.img-6\x1b[2J"));
+        let line = said("root=/dev/vda1\tro \x1b]0;x\x07quiet\u{9b}1\n");
+        assert_eq!(line, ["root=/dev/vda1", "ro", "]0;xquiet1"]);
     }
 
     #[test]

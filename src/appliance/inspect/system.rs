@@ -2,7 +2,7 @@
 
 use kiln_protocol::message::Operation;
 
-use super::Look;
+use super::{Look, printable};
 
 use crate::appliance::ApplianceError;
 use crate::appliance::facts::{CloudInit, OsRelease};
@@ -107,7 +107,8 @@ impl Look<'_> {
 fn os_release(text: &str) -> OsRelease {
     let field = |name: &str| {
         let value = text.lines().find_map(|l| l.trim().strip_prefix(name)?.strip_prefix('='));
-        value.unwrap_or_default().trim_matches(['"', '\'']).chars().take(200).collect()
+        let value = value.unwrap_or_default().trim_matches(['"', '\'']);
+        printable(value).chars().take(200).collect()
     };
     OsRelease { id: field("ID"), version: field("VERSION_ID"), name: field("PRETTY_NAME") }
 }
@@ -157,6 +158,15 @@ mod tests {
         assert_eq!(elf_machine(&header), Some(Architecture::X86_64));
         assert_eq!(elf_machine(b"#!/bin/bash"), None);
         assert_eq!(leading_number("252.39-1.fc38.so"), Some(252));
+    }
+
+    /// The name goes to the user's terminal.
+    #[test]
+    fn a_name_has_no_control_characters() {
+        let os =
+            os_release("PRETTY_NAME=\"Evil\x1b]0;owned\x07 \u{9b}2J\tOS\"\nID=a\x1b[31m\nVERSION_ID=\x7f1\n");
+        assert_eq!(os.name, "Evil]0;owned 2JOS");
+        assert_eq!((os.id.as_str(), os.version.as_str()), ("a[31m", "1"));
     }
 
     #[test]

@@ -3,10 +3,13 @@
 use super::{Service, run};
 use crate::boot::warm::Store;
 use crate::build::details::Details;
+use crate::build::lock::Lock;
+use crate::build::recover::lock_path;
 use crate::catalog::CatalogError;
 use crate::catalog::artifact::Artifact;
 use crate::catalog::build::Build;
 use crate::catalog::image::Image;
+use crate::catalog::undo::UndoKind;
 use crate::disk::blocklist::BlockList;
 use crate::distribute::{self, Export, Exported};
 use crate::model::{
@@ -221,22 +224,16 @@ pub fn remove(service: &Service, image: Image) -> Result<Removed, Failure> {
     let own = shown(service, image.clone())?.disk.map(|(_, path)| path);
     let kept = builds.iter().map(|b| service.catalog.home().build_disk(&b.id));
     run::refuse_used(service, &format!("image {image}"), own.into_iter().chain(kept))?;
-    let builds = service.catalog.write(|t| {
-        let builds = t.builds_of(image.id)?;
-        for build in &builds {
-            t.journal(&build.id, "removed", &format!("image {image}"))?;
-        }
-        t.delete_image(image.id)?;
-        Ok::<_, CatalogError>(builds)
-    })?;
-    for build in builds {
-        let folder = service.catalog.home().build(&build.id);
+    for (undo, folder) in forget(service, &image)? {
+        // Held, so that no other kiln that opens the home puts it in order at the same time.
+        let _lock = Lock::try_take(&lock_path(&folder));
         match std::fs::remove_dir_all(&folder) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 let message = format!("cannot remove {}: {e}", folder.display());
-                return Err(Failure::new(FailureKind::Environment, message));
+                return Err(Failure::new(FailureKind::Environment, message)
+                    .hint("The image is gone; the next command of kiln tries this again."));
             }
-            _ => {}
+            _ => service.catalog.write(|t| t.drop_undo(undo))?,
         }
     }
     let before = service.catalog.read(|t| t.list_artifacts())?;
@@ -248,4 +245,95 @@ pub fn remove(service: &Service, image: Image) -> Result<Removed, Failure> {
     let warm = Store::new(service.catalog.home().root(), 0);
     freed += gone.map(|digest| warm.remove_of(digest)).sum::<u64>();
     Ok(Removed { image, freed })
+}
+
+/// Takes an image out of the catalog. The folders of its builds are still to be removed; should kiln die
+/// before that is done, their undo rows do it.
+fn forget(service: &Service, image: &Image) -> Result<Vec<(i64, PathBuf)>, Failure> {
+    let mut folders = Vec::new();
+    service.catalog.write(|t| {
+        for build in t.builds_of(image.id)? {
+            t.journal(&build.id, "removed", &format!("image {image}"))?;
+            let folder = service.catalog.home().build(&build.id);
+            let undo = t.add_undo(&build.id, UndoKind::Folder, &folder.to_string_lossy())?;
+            folders.push((undo, folder));
+        }
+        t.delete_image(image.id)
+    })?;
+    Ok(folders)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::artifact::digest_bytes;
+    use crate::catalog::image::NewImage;
+    use crate::model::Architecture;
+    use tokio_util::sync::CancellationToken;
+
+    /// A failed image with one build that has come to its end.
+    fn failed(service: &Service) -> Image {
+        let catalog = &service.catalog;
+        let parent = catalog.home().tmp().join("parent");
+        std::fs::write(&parent, "parent").unwrap();
+        let digest = digest_bytes(b"parent");
+        catalog.store_file(&parent, "qcow2", &digest).unwrap();
+        let (name, version) = ("web".parse().unwrap(), "1.0.0".parse().unwrap());
+        let added = catalog.write(|t| {
+            let (digest, format) = (digest.clone(), "qcow2".to_owned());
+            t.add_artifact(&Artifact {
+                digest,
+                format,
+                bytes: 6,
+                virtual_size: 6,
+                backing: None,
+                file: None,
+            })?;
+            let image = t.add_image(&NewImage {
+                recipe: t.register_recipe(&name, version, "d", "data")?,
+                name,
+                version,
+                architecture: Architecture::HOST,
+                inputs: "k".into(),
+                parent_name: "debian-12".into(),
+                parent: digest_bytes(b"parent"),
+                components: Vec::new(),
+                tags: Vec::new(),
+                parent_image: None,
+                details: "{}".into(),
+            })?;
+            t.add_build("b", image.id, "{}")?;
+            t.set_status(image.id, ImageStatus::Failed, None)?;
+            t.end_build("b", "{}")?;
+            t.image(image.id)
+        });
+        let folder = catalog.home().build("b");
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("console.log"), "text").unwrap();
+        added.unwrap()
+    }
+
+    #[test]
+    fn a_removal_that_was_killed_half_way_is_ended_by_the_next_kiln() {
+        let home = tempfile::tempdir().unwrap();
+        let service = Service::open(home.path(), &CancellationToken::new(), |_| ()).unwrap();
+        let image = failed(&service);
+        // As far as a kiln gets that is killed right after.
+        forget(&service, &image).unwrap();
+        assert!(service.catalog.home().build("b").exists());
+        drop(service);
+        let service = Service::open(home.path(), &CancellationToken::new(), |_| ()).unwrap();
+        assert!(!service.catalog.home().build("b").exists());
+        assert!(service.catalog.read(|t| t.builds_with_undo()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_removal_leaves_nothing_to_do() {
+        let home = tempfile::tempdir().unwrap();
+        let service = Service::open(home.path(), &CancellationToken::new(), |_| ()).unwrap();
+        let image = failed(&service);
+        remove(&service, image).unwrap();
+        assert!(!service.catalog.home().build("b").exists());
+        assert!(service.catalog.read(|t| t.builds_with_undo()).unwrap().is_empty());
+    }
 }

@@ -110,9 +110,8 @@ pub async fn export(
             unchanged(source, &blocks, &work).await?;
         }
         same?;
-        let publish = tokio::task::spawn_blocking(move || written.into_iter().map(publish).collect());
-        let files: Result<Vec<Exported>, ExportError> = publish.await.expect("renaming does not panic");
-        Ok(Report { blocks, files: files? })
+        let publish = tokio::task::spawn_blocking(move || publish_all(written));
+        Ok(Report { blocks, files: publish.await.expect("renaming does not panic")? })
     };
     told(task, receiver, progress).await
 }
@@ -259,10 +258,35 @@ impl Pass {
     }
 }
 
-fn publish(written: Written) -> Result<Exported, ExportError> {
-    let Written { export: Export { format, target, .. }, staged, virtual_size, _lock } = written;
-    let io = |source| ExportError::write(&target, source);
-    staged.commit().map_err(io)?;
+/// Gives all their names, or none a name that was free.
+fn publish_all(written: Vec<Written>) -> Result<Vec<Exported>, ExportError> {
+    let mut files = Vec::new();
+    let mut new = Vec::new();
+    for one in written {
+        match publish(one, &mut new) {
+            Ok(exported) => files.push(exported),
+            Err(e) => {
+                for path in new {
+                    let _ = std::fs::remove_file(path);
+                }
+                return Err(e);
+            }
+        }
+    }
+    Ok(files)
+}
+
+/// Notes the target in `new` where nothing had its name.
+fn publish(written: Written, new: &mut Vec<PathBuf>) -> Result<Exported, ExportError> {
+    let Written { export: Export { format, target, replace }, staged, virtual_size, _lock } = written;
+    let io = |source: std::io::Error| match source.kind() {
+        // It was not there when this began.
+        std::io::ErrorKind::AlreadyExists => ExportError::Exists { path: target.clone() },
+        _ => ExportError::write(&target, source),
+    };
+    if staged.commit_new(replace).map_err(io)? {
+        new.push(target.clone());
+    }
     let metadata = std::fs::metadata(&target).map_err(io)?;
     Ok(Exported { format, virtual_size, bytes: metadata.len(), allocated: metadata.blocks() * 512, target })
 }

@@ -105,6 +105,32 @@ async fn one_pass_writes_every_format() {
     assert!(targets.iter().zip(first).all(|(t, bytes)| std::fs::read(&t.target).unwrap() == bytes));
 }
 
+/// A file that appears under a target's name while the disk is written stays, and nothing else is left.
+#[tokio::test]
+async fn what_appears_meanwhile_is_not_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let top = chain(folder.path(), 96);
+    let (first, second) = (out.path().join("a.raw"), out.path().join("b.qcow2"));
+    let targets = [to(ExportFormat::Raw, first.clone()), to(ExportFormat::Qcow2, second.clone())];
+    let mut tell = |_| std::fs::write(&second, "mine").unwrap();
+    let refused = export(source(&top), &targets, &mut tell, &patience()).await.unwrap_err();
+    assert!(matches!(&refused, ExportError::Exists { path } if *path == second), "{refused}");
+    assert_eq!(std::fs::read(&second).unwrap(), b"mine");
+    assert_eq!(names(out.path()), ["b.qcow2"]);
+
+    // What was there before and was to be replaced is not taken away.
+    std::fs::write(&first, "old").unwrap();
+    std::fs::remove_file(&second).unwrap();
+    let targets = [Export { replace: true, ..targets[0].clone() }, targets[1].clone()];
+    let mut tell = |_| std::fs::write(&second, "mine").unwrap();
+    export(source(&top), &targets, &mut tell, &patience()).await.unwrap_err();
+    assert_eq!(names(out.path()), ["a.raw", "b.qcow2"]);
+    let replaced = [Export { replace: true, ..targets[1].clone() }];
+    export(source(&top), &replaced, &mut |_| (), &patience()).await.unwrap();
+    assert!(std::fs::read(&second).unwrap().starts_with(b"QFI"));
+}
+
 /// Bytes are flipped all over every file; verification must object exactly when QEMU reads other content.
 #[tokio::test]
 async fn a_flipped_byte_is_caught_in_every_format() {

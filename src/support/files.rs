@@ -46,6 +46,40 @@ impl Staged {
         self.committed = true;
         sync_folder_of(&self.target)
     }
+
+    /// As [`Staged::commit`], but replaces what has the name only if told to. Whether nothing had it.
+    ///
+    /// # Errors
+    /// Of kind `AlreadyExists`, when something has the name and is to stay.
+    pub fn commit_new(mut self, replace: bool) -> io::Result<bool> {
+        File::open(&self.path)?.sync_all()?;
+        let new = match rename_new(&self.path, &self.target) {
+            Err(e) if replace && e.kind() == io::ErrorKind::AlreadyExists => {
+                std::fs::rename(&self.path, &self.target)?;
+                false
+            }
+            renamed => renamed.map(|()| true)?,
+        };
+        self.committed = true;
+        sync_folder_of(&self.target)?;
+        Ok(new)
+    }
+}
+
+/// Renames a file to a name that nothing has.
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // A file system that does not know this; links do the same where there are links.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => std::fs::hard_link(from, to)
+            .or_else(|e| match e.kind() {
+                io::ErrorKind::AlreadyExists => Err(e),
+                _ if to.symlink_metadata().is_ok() => Err(io::ErrorKind::AlreadyExists.into()),
+                _ => std::fs::rename(from, to),
+            })
+            .map(|()| drop(std::fs::remove_file(from))),
+        renamed => Ok(renamed?),
+    }
 }
 
 impl Drop for Staged {
@@ -107,6 +141,23 @@ mod tests {
         std::fs::write(staged.path(), b"half").unwrap();
         drop(staged);
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_name_that_is_taken_is_kept_unless_told_otherwise() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        let commit = |text: &str, replace| {
+            let staged = Staged::new(&path).unwrap();
+            std::fs::write(staged.path(), text).unwrap();
+            staged.commit_new(replace)
+        };
+        assert!(commit("one", false).unwrap());
+        assert_eq!(commit("two", false).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read(&path).unwrap(), b"one");
+        assert!(!commit("three", true).unwrap());
+        assert_eq!(std::fs::read(&path).unwrap(), b"three");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 

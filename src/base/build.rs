@@ -7,7 +7,7 @@ use super::mirror::{self, AptSource};
 use super::store::{BaseImage, DISK, Origin, PACKAGES, Store};
 use super::work::{Work, enter, probe};
 use super::{BaseError, Doing, Progress, error::MissingTool, tree};
-use crate::disk::{self, Format};
+use crate::disk::{self, DiskError, Format};
 use crate::model::Architecture;
 use crate::support::clock;
 use crate::support::command::{CommandError, Tool};
@@ -22,6 +22,8 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// Runs commands ($2) in a tree ($1); the mounts end with the namespace.
 const INSIDE: &str =
     "mount --rbind /dev \"$1/dev\"; mount -t proc proc \"$1/proc\"; exec chroot \"$1\" /bin/sh -ec \"$2\"";
+/// For the tree, the disk made of it, and the image: bytes of a Debian with some hundred packages.
+const NEEDED_SPACE: u64 = 2 << 30;
 /// Counts up when the same definition gives another disk.
 const BUILDER: u32 = 1;
 
@@ -52,6 +54,7 @@ pub async fn build(
             return Ok(found);
         }
     }
+    check_space(store.home())?;
     probe(patience).await?;
     let work = Work::create(store.home()).await?;
     let job =
@@ -86,6 +89,23 @@ impl Host {
             options: dump.text().lines().filter(ways).map(str::to_owned).collect(),
         })
     }
+}
+
+/// What cannot end well is not begun.
+fn check_space(home: &Path) -> Result<(), BaseError> {
+    // That the home folder is not there yet is no matter: its disk is.
+    let folder = home.ancestors().find(|f| f.is_dir()).unwrap_or(home);
+    let free = files::free_space(folder);
+    let free =
+        free.map_err(|source| BaseError::Store { doing: "reading", path: folder.to_owned(), source })?;
+    if free < NEEDED_SPACE {
+        return Err(BaseError::Disk(DiskError::NoSpace {
+            path: folder.to_owned(),
+            needed: NEEDED_SPACE,
+            free,
+        }));
+    }
+    Ok(())
 }
 
 /// What building a base from packages uses and this host does not have.

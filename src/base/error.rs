@@ -105,7 +105,8 @@ impl From<BaseError> for Failure {
             BaseError::Foreign(ForeignError::Disk(DiskError::Locked { .. })) => {
                 failure.hint("End the machine that uses the disk, or import a copy of it.")
             }
-            BaseError::Foreign(ForeignError::Disk(DiskError::NoSpace { .. }))
+            BaseError::Disk(DiskError::NoSpace { .. })
+            | BaseError::Foreign(ForeignError::Disk(DiskError::NoSpace { .. }))
             | BaseError::Ova { source: OvaError::Write(_) | OvaError::NoSpace { .. }, .. } => {
                 failure.hint("Make room, or choose a folder on another disk with --home DIR or KILN_HOME.")
             }

@@ -41,15 +41,21 @@ struct Demo {
 impl Demo {
     fn kiln(&self, arguments: &[&str]) -> Command {
         let mut c = command(&[self.kiln.as_os_str()]);
-        c.arg("--home").arg(home()).arg("--accel").arg(&self.accelerator).args(arguments);
+        c.env("KILN_HOME", home()).env("KILN_ACCEL", &self.accelerator).args(arguments);
         println!("$ kiln {}", arguments.join(" "));
         c
     }
+
+    fn environment(&self) -> String {
+        let (home, accelerator) = (home(), &self.accelerator);
+        format!("export KILN_HOME={} KILN_ACCEL={accelerator} PATH=$PWD/target/release:$PATH", home.display())
+    }
 }
 
-fn walk(stages: &mut Stages) -> Result {
+fn walk(stages: &mut Stages) -> Result<Demo> {
     stages.run("what this machine needs", || install::run(Purpose::Demo))?;
     stages.run("build kiln and its agent", || {
+        println!("(the first time it compiles for some minutes)");
         shell::run(&mut command(&["cargo", "build", "--release", "--locked"]))
     })?;
     let demo = Demo { kiln: shell::root().join("target/release/kiln"), accelerator: accelerator() };
@@ -57,6 +63,7 @@ fn walk(stages: &mut Stages) -> Result {
     if demo.accelerator == "tcg" {
         println!("(emulation, some ten times slower than KVM; `kiln doctor` says why KVM is not used)");
     }
+    println!("the commands below run with: {}", demo.environment());
     let exports = home().join("exports");
     fs::create_dir_all(&exports).map_err(|e| format!("{}: {e}", exports.display()))?;
 
@@ -68,12 +75,12 @@ fn walk(stages: &mut Stages) -> Result {
     })?;
     stages.run("export qcow2 and raw in one pass", || {
         let folder = exports.to_string_lossy();
-        let formats = ["--to", "qcow2", "--to", "raw"];
-        shell::run(demo.kiln(&["image", "export", "nginx", "--output", &folder, "--force"]).args(formats))
+        let to = ["--to", "qcow2", "--to", "raw", "--output", &*folder, "--force"];
+        shell::run(&mut demo.kiln(&[&["image", "export", "nginx"], &to[..]].concat()))
     })?;
     stages.run("run it and fetch its page", || serve(&demo))?;
     stages.run("a recipe that is broken on purpose", || broken(&demo))?;
-    Ok(())
+    Ok(demo)
 }
 
 /// Starts the image, fetches its page through the host's port, and ends it.
@@ -164,8 +171,11 @@ pub fn run() -> Result {
     let mut stages = Stages::default();
     let result = walk(&mut stages);
     stages.print();
-    result.map_err(|e| {
-        format!("{e}\nWhat was done so far is kept in {}; run the demo again to go on.", home().display())
+    let demo = result.map_err(|e| {
+        format!(
+            "{e}\nWhat was finished is kept in {}; run the demo again to go on from there.",
+            home().display()
+        )
     })?;
     let home = home();
     println!(
@@ -174,14 +184,14 @@ pub fn run() -> Result {
          home       {home} (catalog, bases, images, build logs)\n  \
          exports    {home}/exports/nginx.qcow2 and nginx.raw\n\n\
          What to try next:\n  \
-         export KILN_HOME={home} KILN_ACCEL={accel} PATH=$PWD/target/release:$PATH\n  \
+         {environment}\n  \
          kiln image list\n  \
          kiln log nginx                          the log of the build's steps\n  \
          kiln plan examples/nginx/recipe.yaml    what a build would do\n  \
          kiln build examples/nginx/recipe.yaml   again: nothing changed, so it is there at once\n  \
          kiln run nginx --publish 8080:80        Ctrl-C ends it",
         home = home.display(),
-        accel = accelerator(),
+        environment = demo.environment(),
     );
     Ok(())
 }

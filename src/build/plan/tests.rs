@@ -149,6 +149,24 @@ async fn a_plan_holds_what_will_be_done() {
     assert!(plan.warnings.is_empty());
 }
 
+/// One run tells of what is wrong in the recipe's own lines and of what they name.
+#[tokio::test]
+async fn all_that_is_wrong_is_said_at_once() {
+    let bench = Bench::new();
+    let text = RECIPE
+        .replace("parentImage: debian-12", "parentImage: debian-21")
+        .replace("name: ", "colour: red\nname: ");
+    let found = bench.findings(&text, &[]).await;
+    for code in ["unknown-field", "no-parent"] {
+        assert!(found.iter().any(|f| f.ends_with(code)), "{code}: {found:?}");
+    }
+    let text = text.replace("./site.yml", "./none.yml");
+    let found = bench.findings(&text, &[]).await;
+    for code in ["unknown-field", "no-parent", "no-document"] {
+        assert!(found.iter().any(|f| f.ends_with(code)), "{code}: {found:?}");
+    }
+}
+
 #[tokio::test]
 async fn values_from_outside_are_looked_up_before_anything_runs() {
     let mut bench = Bench::new();

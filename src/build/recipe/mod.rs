@@ -104,12 +104,12 @@ pub fn load(path: &Path) -> Result<(Option<Recipe>, Vec<Diagnostic>), RecipeErro
     Ok(parse(&Source::new(path.to_string_lossy(), text), folder))
 }
 
-/// Decodes a recipe's text; relative paths in it start at `folder`.
+/// Decodes a recipe's text; relative paths in it start at `folder`. With errors among what was found the
+/// recipe lacks what they are about: it is to be checked further, and not to be built.
 pub fn parse(source: &Arc<Source>, folder: &Path) -> (Option<Recipe>, Vec<Diagnostic>) {
     let mut findings = Findings::new(source);
     let recipe = yaml::parse(source, yaml::Limits::default(), &mut findings)
         .and_then(|root| decode::recipe(&root, folder, &mut findings));
-    let recipe = recipe.filter(|_| !findings.has_errors());
     (recipe, findings.into_sorted())
 }
 

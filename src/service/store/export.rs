@@ -91,7 +91,9 @@ impl Wanted {
             Choice::All => Wanted::All,
             Choice::Recipe(name) if Path::new(name).is_file() => {
                 let (recipe, findings) = recipe::load(Path::new(name))?;
+                let whole = !findings.iter().any(|f| f.is_error());
                 let recipe = recipe
+                    .filter(|_| whole)
                     .ok_or_else(|| Failure::from_findings(&format!("{name} is no recipe"), findings))?;
                 Wanted::Recipe(recipe.name.slug())
             }

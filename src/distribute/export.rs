@@ -60,7 +60,10 @@ impl Export {
         }
         match std::fs::metadata(&self.target) {
             Ok(m) if m.is_dir() => Err(ExportError::IsFolder { path: self.target.clone() }),
-            Ok(_) if !self.replace => Err(ExportError::Exists { path: self.target.clone() }),
+            // Also a link that leads nowhere.
+            _ if !self.replace && self.target.symlink_metadata().is_ok() => {
+                Err(ExportError::Exists { path: self.target.clone() })
+            }
             _ => Ok(()),
         }
     }

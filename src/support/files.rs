@@ -61,7 +61,12 @@ impl Staged {
             renamed => renamed.map(|()| true)?,
         };
         self.committed = true;
-        sync_folder_of(&self.target)?;
+        sync_folder_of(&self.target).inspect_err(|_| {
+            // Who is told of a failure finds what was there before.
+            if new {
+                let _ = std::fs::remove_file(&self.target);
+            }
+        })?;
         Ok(new)
     }
 }

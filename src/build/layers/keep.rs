@@ -160,7 +160,7 @@ impl Workshop {
         let position = component as u32;
         let of_image = ImageLayer { position, component: label, disk: digest.clone(), reused: false };
         let short_key = layer.key[..16].to_owned();
-        let (catalog, name) = (self.catalog.clone(), name.to_owned());
+        let (catalog, own) = (self.catalog.clone(), name.to_owned());
         let (build, image) = (self.build.clone(), self.image);
         let stored = tokio::task::spawn_blocking(move || {
             // A component that wrote nothing leaves what another build's left: then that file is the layer.
@@ -172,12 +172,21 @@ impl Workshop {
                     t.put_layer(&Layer { modified, ..layer })?;
                     t.note_image_layer(image, &of_image)?;
                 }
-                t.drop_undo(undo)?;
+                // Another build's file goes by this name as long as the build lasts.
+                if t.artifact(&digest)?.file_name() == own {
+                    t.drop_undo(undo)?;
+                }
                 t.drop_undo(linked)?;
-                t.journal(&build, "layer", &format!("{name} {digest}"))
+                t.journal(&build, "layer", &format!("{own} {digest}"))
             })
         });
         let stored = stored.await.map_err(|e| Failure::new(FailureKind::Internal, e.to_string()))??;
+        if stored.file_name() != name {
+            // What the machine writes to now says in its header that it stands on this name, until its capture.
+            let alias = self.catalog.home().artifacts().join(name);
+            let linked = std::fs::hard_link(self.catalog.artifact_path(&stored), alias);
+            linked.map_err(|e| system("link a layer", e))?;
+        }
         self.base = Some(Base::of(&stored));
         if !whole {
             let text = "the guest's watchdog let writes go on before the layer was made: it is not reused";

@@ -10,7 +10,7 @@ use crate::build::recipe::Lane;
 use crate::catalog::Catalog;
 use crate::component::action::Verb;
 use crate::component::action::execute_document::DEPTH;
-use crate::component::expression::{ContextKey, Part as Piece, Reference};
+use crate::component::expression::{ContextKey, Part as Piece, Reference, Ssm};
 use crate::component::{Component, Document, Inputs, Rules, Step, Strictness, World};
 use crate::model::VersionedName;
 use crate::support::diagnostic::Findings;
@@ -122,13 +122,8 @@ impl Surroundings<'_> {
             let part = Part::new(format!("parameter {}", parameter.name), value);
             all.parts.push(part.at(place(parameter.span)));
         }
-        let mut missing = Vec::new();
-        for (name, value) in self.world.used(component, phases, &mut missing) {
+        for (name, value) in self.world.used(component, phases, &mut Vec::new()) {
             all.parts.push(Part::new(format!("value {name}"), self.keyed(&value)));
-        }
-        // Parameters of a document inside are given when it runs: a name made of them is not known here.
-        if depth > 0 && !missing.is_empty() {
-            all.volatile = Some(format!("a value that {} asks for", component.label));
         }
         if texts.contains(OF_THE_RECIPE) {
             match &self.version {
@@ -145,8 +140,16 @@ impl Surroundings<'_> {
     fn step(&self, step: &Step, depth: usize, all: &mut ComponentInputs) {
         for template in step.templates() {
             for piece in &template.parts {
-                let Piece::Reference { reference: Reference::Context(key), written } = piece else {
-                    continue;
+                let Piece::Reference { reference, written } = piece else { continue };
+                let key = match reference {
+                    Reference::Context(key) => key,
+                    // Parameters of a document inside are given when it runs: a name made of them is not
+                    // known here.
+                    Reference::Ssm(Ssm::OfParameter(_) | Ssm::OfSsm(_)) if depth > 0 => {
+                        all.volatile = Some(written.clone());
+                        continue;
+                    }
+                    _ => continue,
                 };
                 match key {
                     ContextKey::Date => {

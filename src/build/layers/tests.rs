@@ -361,7 +361,7 @@ async fn documents_inside_count_like_those_outside() {
     const ARN: &str = "arn:aws:imagebuilder:eu-west-1:aws:component/inner/x.x.x";
     let inner = |step: &str| {
         format!(
-            "name: inner\nschemaVersion: 1.0\nphases:\n  - name: build\n    steps:\n      - {{name: Inside, {step}}}\n"
+            "name: inner\nschemaVersion: 1.0\nparameters:\n  - Where: {{type: string, default: /app/dev}}\nphases:\n  - name: build\n    steps:\n      - {{name: Inside, {step}}}\n"
         )
     };
     let register = |rig: &Rig, version: &str, step: &str| {
@@ -403,7 +403,8 @@ async fn documents_inside_count_like_those_outside() {
     let (done, why) = old.reused().await;
     assert!(done == 2 && why.contains("step Inside updates packages"), "{done} {why}");
 
-    for command in ["echo {{ context:uuid }}", "echo $IMAGE_BUILD_VERSION"] {
+    let resolved = "echo {{ aws:ssm:resolve(Where) }}";
+    for command in ["echo {{ context:uuid }}", "echo $IMAGE_BUILD_VERSION", resolved] {
         let each = rig();
         register(&each, "1.0.0", &shell(command));
         each.built(&each.plan().await, 0);

@@ -66,7 +66,8 @@ impl Workshop {
         let failed = |e| Failure::from_error(FailureKind::Environment, &e);
         let parent = self.plan.parent.artifact();
         let list = self.catalog.block_list_path(&parent.digest);
-        if let Some(known) = BlockList::load(&list).map_err(failed)? {
+        // One that cannot be read is as good as none.
+        if let Ok(Some(known)) = BlockList::load(&list) {
             return Ok(known);
         }
         let file = self.catalog.artifact_path(&parent);

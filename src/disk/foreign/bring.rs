@@ -58,10 +58,8 @@ impl Foreign {
         allowed(path, &meta)?;
         let (size, allocated) = match meta.is_file() {
             true => (meta.len(), (meta.blocks() * 512).min(meta.len())),
-            false => {
-                let size = rustix::fs::seek(&file, SeekFrom::End(0)).map_err(|e| read(e.into()))?;
-                (size, size)
-            }
+            // How much of a device is not zeros only reading it tells.
+            false => (rustix::fs::seek(&file, SeekFrom::End(0)).map_err(|e| read(e.into()))?, 0),
         };
         if size == 0 || size > MAX_SIZE {
             return Err(ForeignError::FileSize { path: path.to_owned(), size });

@@ -8,6 +8,7 @@ use crate::model::{DiskFormat, Failure, FailureKind, ImageStatus};
 use crate::service::{Service, image};
 use crate::support::wait::Patience;
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 /// Fewer digits name nothing.
@@ -120,14 +121,16 @@ async fn look(
     let path = service.catalog.artifact_path(artifact);
     let length = match std::fs::metadata(&path) {
         Ok(metadata) => metadata.len(),
-        Err(e) => return Ok(Some(format!("it cannot be looked at: {e}"))),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Some("it is gone".into())),
+        Err(source) => return Err(DiskError::Io { path, source }.into()),
     };
     if length != artifact.bytes {
         return Ok(Some(format!("it has {length} bytes instead of {}", artifact.bytes)));
     }
     let wrong = |result: Result<Option<String>, DiskError>| match result {
-        Err(DiskError::Impatience(e)) => Err(Failure::from(DiskError::Impatience(e))),
-        Err(e) => Ok(Some(e.to_string())),
+        Err(e @ DiskError::Corrupt { .. }) => Ok(Some(e.to_string())),
+        // A tool that is missing, a file that cannot be opened: that says nothing of the disk.
+        Err(e) => Err(Failure::from(e)),
         Ok(wrong) => Ok(wrong),
     };
     let read = async {

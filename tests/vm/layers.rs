@@ -104,7 +104,7 @@ fn what_follows_an_edit_runs_and_nothing_else() {
     let unknown = bench.run(&["shell", "edits/1.0.0/1", "--after", "four"]);
     assert_eq!(unknown.status.code(), Some(5));
     let said = String::from_utf8_lossy(&unknown.stderr);
-    assert!(said.contains("There are layers after: one, two, three."), "{said}");
+    assert!(said.contains("no component `four`") && said.contains("one, two, three"), "{said}");
 }
 
 /// Starts a command and returns once a step of the component is at work; somebody reads on.

@@ -6,6 +6,7 @@ use super::{BaseError, Doing, Progress, is_name, ova};
 use crate::disk::{self, Brought, Foreign, Format, gpt};
 use crate::model::{Architecture, Firmware};
 use crate::support::clock;
+use crate::support::text::printable;
 use crate::support::wait::Patience;
 use std::path::{Path, PathBuf};
 
@@ -280,7 +281,7 @@ fn bootable_by(head: &[u8], size: u64) -> Vec<Firmware> {
 }
 
 fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().chars().filter(|c| !c.is_control()).collect()
+    printable(&path.file_name().unwrap_or_default().to_string_lossy(), usize::MAX)
 }
 
 /// A base image's name out of a file's.

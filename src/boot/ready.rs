@@ -4,11 +4,14 @@
 //! a step that ran then would race with half the services of the guest.
 
 use crate::guest::{Guest, GuestError, GuestFiles};
+use crate::support::text::printable;
 use crate::support::wait::{Impatience, Patience};
 use kiln_protocol::message::Exec;
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// Characters of a unit's name that are shown: it is short and plain, whatever else the guest sends is cut.
+const SHOWN: usize = 120;
 /// How often a wait that goes on is told, with what it waits for.
 const TELL_EVERY: Duration = Duration::from_secs(5);
 /// How often systemd is asked for its jobs: under emulation that costs the guest 0.4 CPU s.
@@ -173,7 +176,7 @@ async fn rescue_kind(guest: &dyn Guest, patience: &Patience) -> String {
 async fn jobs(guest: &dyn Guest, patience: &Patience) -> Result<Vec<String>, GuestError> {
     let text = systemctl(guest, &["list-jobs", "--no-legend", "--plain"], patience).await?;
     let running = text.lines().filter(|l| l.trim_end().ends_with(" running"));
-    Ok(running.filter_map(|l| l.split_whitespace().nth(1)).map(printable).collect())
+    Ok(running.filter_map(|l| l.split_whitespace().nth(1)).map(|name| printable(name, SHOWN)).collect())
 }
 
 /// First words of the lines that systemctl prints: names of units.
@@ -185,7 +188,7 @@ async fn names(
     let mut all = arguments.to_vec();
     all.extend(["--no-legend", "--plain"]);
     let text = systemctl(guest, &all, patience).await?;
-    Ok(text.lines().filter_map(|l| l.split_whitespace().next()).map(printable).collect())
+    Ok(text.lines().filter_map(|l| l.split_whitespace().next()).map(|name| printable(name, SHOWN)).collect())
 }
 
 fn listed(names: &[String]) -> String {
@@ -195,11 +198,6 @@ fn listed(names: &[String]) -> String {
         text.push_str(&format!(" and {more} more"));
     }
     text
-}
-
-/// A unit's name is short and plain; whatever else the guest sends is cut.
-fn printable(name: &str) -> String {
-    name.chars().filter(|c| !c.is_control()).take(120).collect()
 }
 
 async fn systemctl(guest: &dyn Guest, arguments: &[&str], patience: &Patience) -> Result<String, GuestError> {

@@ -11,6 +11,7 @@ use crate::guest::{GuestError, agent, nonce};
 use crate::machine::{Accelerator, Credential, DirectKernel, Disk, Exit, Machine, MachineSpec, Network};
 use crate::model::DiskFormat;
 use crate::support::files;
+use crate::support::text::printable;
 use crate::support::wait::{Impatience, Patience};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -119,7 +120,7 @@ pub(super) async fn start(
             continue;
         }
         let at = machine.console_tail(1).pop().unwrap_or_default();
-        let what = format!("the guest's agent; the console is at `{}`", clean(&at));
+        let what = format!("the guest's agent; the console is at `{}`", printable(&at, 120));
         watch.waiting(Waiting { what, since: begun.elapsed() });
     };
     match session {
@@ -299,9 +300,4 @@ async fn screenshot(request: &BootRequest, machine: &Machine) -> Option<PathBuf>
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), BootError> {
     files::write_atomic(path, bytes).map_err(|source| BootError::File { path: path.into(), source })
-}
-
-/// A line of the console without what could steer a terminal.
-fn clean(line: &str) -> String {
-    line.chars().filter(|c| !c.is_control()).take(120).collect()
 }

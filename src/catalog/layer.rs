@@ -160,8 +160,8 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// When the layer's file was written last that is this disk.
-    pub fn modified(&self, disk: &str) -> Result<Option<i64>> {
+    /// [`super::Catalog::modified`] of the layer that is this disk, as it was when the layer was kept.
+    pub fn modified_once(&self, disk: &str) -> Result<Option<i64>> {
         self.sql
             .query_row("SELECT modified FROM layers WHERE disk = ?1", [disk], |r| r.get(0))
             .optional()

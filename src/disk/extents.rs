@@ -2,7 +2,7 @@
 //!
 //! QEMU alone interprets the format and follows the backing files; what it says
 //! is read from the files themselves, without a second process and two copies
-//! through a socket. What is compressed has no such place: then there is no map.
+//! through a socket. What is compressed has no such place: then there are no extents.
 
 use super::Format;
 use super::block::{BLOCK_SIZE, MAX_DISK_SIZE};

@@ -9,5 +9,6 @@ pub mod similar;
 pub mod size;
 pub mod source;
 pub mod spawn;
+pub mod text;
 pub mod wait;
 pub mod yaml;

@@ -2,11 +2,12 @@
 
 use std::cmp::Ordering;
 
-use super::{Look, printable};
+use super::Look;
 use crate::appliance::ApplianceError;
 use crate::appliance::facts::{InitrdKind, Kernel, Volume};
 use crate::appliance::tree::Tree;
 use crate::guest::GuestFiles;
+use crate::support::text::printable;
 
 const CONFIG_LIMIT: u64 = 256 << 10;
 
@@ -25,7 +26,7 @@ impl Look<'_> {
         for link in ["/vmlinuz", "/boot/vmlinuz"] {
             let entry = self.guest.stat(link, false, self.patience).await;
             let target = self.optional(link, entry)?.flatten().and_then(|e| e.target);
-            preferred = preferred.or(target.and_then(|t| version_of(t.rsplit('/').next()?).map(printable)));
+            preferred = preferred.or(target.and_then(|t| version_of(t.rsplit('/').next()?).map(shown)));
         }
         kernels.sort_by(|a, b| compare(&b.version, &a.version));
         if let Some(at) = kernels.iter().position(|k| Some(&k.version) == preferred.as_ref()) {
@@ -76,7 +77,7 @@ fn paired(names: &[&str], kind: InitrdKind) -> Vec<Kernel> {
     let kernel = |name: &&str| {
         let version = version_of(name)?;
         Some(Kernel {
-            version: printable(version),
+            version: shown(version),
             image: format!("/boot/{name}"),
             initrd: initrd(version),
             initrd_kind: kind,
@@ -121,9 +122,13 @@ fn from_grub(config: &str, version: &str) -> Option<String> {
     exact.or_else(|| commands().next()).map(|(_, line)| line)
 }
 
+fn shown(text: &str) -> String {
+    printable(text, usize::MAX)
+}
+
 /// The words of a command line, as they may be shown and given on.
 fn said(line: &str) -> Vec<String> {
-    line.split_whitespace().map(printable).collect()
+    line.split_whitespace().map(shown).collect()
 }
 
 /// Adds where the root is, if the line does not say it.

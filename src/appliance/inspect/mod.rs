@@ -21,11 +21,6 @@ use kiln_protocol::message::{Entry, ErrorKind, Failed, Operation};
 /// Where an ESP is looked at that the image does not mount itself.
 const ESP_PLACE: &str = "/esp";
 
-/// What a guest says, without what a terminal would obey.
-fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).collect()
-}
-
 impl Appliance {
     /// Looks at the disk and changes nothing on it (but replays a journal, where it can be written).
     ///

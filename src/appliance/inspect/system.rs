@@ -2,12 +2,13 @@
 
 use kiln_protocol::message::Operation;
 
-use super::{Look, printable};
+use super::Look;
 
 use crate::appliance::ApplianceError;
 use crate::appliance::facts::{CloudInit, OsRelease};
 use crate::guest::Guest;
 use crate::model::{Architecture, Inventory};
+use crate::support::text::printable;
 
 const SMALL: u64 = 256 << 10;
 
@@ -108,7 +109,7 @@ fn os_release(text: &str) -> OsRelease {
     let field = |name: &str| {
         let value = text.lines().find_map(|l| l.trim().strip_prefix(name)?.strip_prefix('='));
         let value = value.unwrap_or_default().trim_matches(['"', '\'']);
-        printable(value).chars().take(200).collect()
+        printable(value, 200)
     };
     OsRelease { id: field("ID"), version: field("VERSION_ID"), name: field("PRETTY_NAME") }
 }

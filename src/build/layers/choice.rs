@@ -9,7 +9,6 @@ use crate::catalog::layer::{ImageLayer, Layer};
 use crate::catalog::{Catalog, CatalogError, Transaction};
 use crate::support::clock;
 use serde_json::{Value, json};
-use std::os::unix::fs::MetadataExt;
 
 /// Changes that a reason names.
 const MOST_CHANGES: usize = 3;
@@ -269,9 +268,9 @@ impl Layers {
             let Ok(found) = std::fs::metadata(&path) else {
                 return Ok(Err(Some(format!("{} of its layer is gone", path.display()))));
             };
-            let modified = found.mtime() * 1_000_000_000 + found.mtime_nsec();
-            let written = catalog.read(|t| t.modified(&artifact.digest))?;
-            if found.len() != artifact.bytes || written.is_some_and(|written| written != modified) {
+            let (modified, recorded) =
+                (catalog.modified(artifact)?, catalog.read(|t| t.modified_once(&artifact.digest))?);
+            if found.len() != artifact.bytes || recorded.is_some_and(|then| then != modified) {
                 return Ok(Err(Some(format!("{} of its layer was written to by somebody", path.display()))));
             }
         }

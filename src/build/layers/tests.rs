@@ -8,7 +8,6 @@ use crate::catalog::artifact::{Artifact, digest_bytes};
 use crate::catalog::layer::Layer;
 use crate::component::Values;
 use crate::support::source::Source;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 const RECIPE: &str = "name: layers
@@ -107,19 +106,20 @@ impl Rig {
             let name = format!("layer-{}.qcow2", &layers.keys[index + 1][..32]);
             let file = catalog.home().tmp().join("new");
             std::fs::write(&file, &content).unwrap();
-            let path = catalog.store_file_as(&file, &name).unwrap();
-            let modified = path.metadata().map(|m| m.mtime() * 1_000_000_000 + m.mtime_nsec()).unwrap();
+            catalog.store_file_as(&file, &name).unwrap();
             let digest = digest_bytes(content.as_bytes());
+            let artifact = Artifact {
+                digest: digest.clone(),
+                format: "qcow2".into(),
+                bytes: content.len() as u64,
+                virtual_size: 1,
+                backing: below.clone(),
+                file: Some(name.clone()),
+            };
+            let modified = catalog.modified(&artifact).unwrap();
             catalog
                 .write::<_, CatalogError>(|t| {
-                    t.add_artifact(&Artifact {
-                        digest: digest.clone(),
-                        format: "qcow2".into(),
-                        bytes: content.len() as u64,
-                        virtual_size: 1,
-                        backing: below.clone(),
-                        file: Some(name.clone()),
-                    })?;
+                    t.add_artifact(&artifact)?;
                     t.put_layer(&Layer {
                         key: layers.keys[index + 1].clone(),
                         disk: digest.clone(),

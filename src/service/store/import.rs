@@ -18,7 +18,6 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufReader, Read, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -250,9 +249,7 @@ impl Work {
             return Ok(());
         }
         let artifact = self.catalog.read(|t| t.artifact(&disk.digest))?;
-        let path = self.catalog.artifact_path(&artifact);
-        let metadata = std::fs::metadata(&path).map_err(|e| io("look at", &path, &e))?;
-        let modified = metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec();
+        let modified = self.catalog.modified(&artifact)?;
         self.catalog.write(|t| {
             for entry in layers {
                 // Another import may have been first.
@@ -296,7 +293,7 @@ impl Work {
         self.bases
             .add(&BaseImage {
                 name: name.into(),
-                description: record.description.chars().filter(|c| !c.is_control()).collect(),
+                description: record.description.clone(),
                 architecture,
                 firmware,
                 digest: format!("sha256:{}", disk.digest),

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use settings::Settings;
 
+use crate::model::{Failure, FailureKind};
 use render::Format;
 
 /// A local factory for golden VM images: builds in a real guest, seals, tests in a fresh one, exports.
@@ -61,23 +62,29 @@ fn tell_line(text: std::fmt::Arguments<'_>) {
     let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
 }
 
-/// Who closes our output has seen enough (`kiln plan | head`): that is no defect to report.
-fn end_quietly_when_nobody_reads() {
+/// What cannot be printed is no defect to report: who closes our output has seen enough (`kiln plan | head`),
+/// and the disk under a file may be full.
+fn end_when_nothing_can_be_printed() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let said = panic.payload().downcast_ref::<String>();
+        let Some(why) = said.and_then(|s| s.strip_prefix("failed printing to stdout: ")) else {
+            return report(panic);
+        };
         // A closed terminal says the second.
-        let nobody = ["Broken pipe", "Input/output error"].map(|e| format!("failed printing to stdout: {e}"));
-        if said.is_some_and(|s| nobody.iter().any(|n| s.starts_with(n))) {
+        if ["Broken pipe", "Input/output error"].iter().any(|e| why.starts_with(e)) {
             std::process::exit(exit::NOBODY_READS);
         }
-        report(panic);
+        let failure =
+            Failure::new(FailureKind::Environment, format!("cannot write to standard output: {why}"));
+        render::failure(&failure, Format::Human);
+        std::process::exit(exit::code(failure.kind).into());
     }));
 }
 
 /// Everything `main` does; returns the process's exit code.
 pub fn main() -> ExitCode {
-    end_quietly_when_nobody_reads();
+    end_when_nothing_can_be_printed();
     let arguments = match Arguments::try_parse_from(called_as(std::env::args_os())) {
         Ok(arguments) => arguments,
         Err(e) => {

@@ -114,18 +114,21 @@ fn only_an_available_image_runs_by_its_name() {
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_is_no_defect() {
+fn what_cannot_be_printed_is_no_defect() {
     let home = tempfile::tempdir().unwrap();
+    let list = |to: Stdio| {
+        let mut kiln = Command::new(env!("CARGO_BIN_EXE_kiln"));
+        kiln.args(["--format", "json", "base", "list", "--home"]).arg(home.path());
+        let output = kiln.stdout(to).stderr(Stdio::piped()).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
-    let output = Command::new(env!("CARGO_BIN_EXE_kiln"))
-        .args(["--format", "json", "base", "list", "--home"])
-        .arg(home.path())
-        .stdout(writer)
-        .stderr(Stdio::piped())
-        .output()
-        .unwrap();
-    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(141), ""));
+    assert_eq!(list(writer.into()), (Some(141), String::new()));
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let (code, said) = list(full.into());
+    assert_eq!(code, Some(7), "{said}");
+    assert!(said.starts_with("error: cannot write to standard output: No space left on device"), "{said}");
 }
 
 /// What `kiln completion` prints for a shell, in a file.

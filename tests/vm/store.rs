@@ -195,6 +195,18 @@ fn what_nothing_needs_is_dropped_and_what_is_damaged_is_told() {
     let made_of = chain(&disk(&built));
     assert_eq!(made_of.len(), 5);
     all_is_well(&bench);
+    // A block list with another digit: made anew, and exports are compared with the right one again.
+    let list = made_of[0].with_extension("blocks");
+    let right = std::fs::read_to_string(&list).unwrap();
+    let last = right.trim_end().chars().last().unwrap();
+    let other = if last == '0' { "1\n" } else { "0\n" };
+    std::fs::write(&list, format!("{}{other}", &right.trim_end()[..right.trim_end().len() - 1])).unwrap();
+    let export =
+        |to: &str| bench.run(&["image", "export", "keeping/1.0.0/1", "--output", to]).status.success();
+    assert!(!export("before.qcow2"));
+    let mended = bench.json(&["store", "verify", "keeping/1.0.0/1"]);
+    assert_eq!((&mended["mended"], &mended["damage"]), (&json!([list]), &json!([])), "{mended:#}");
+    assert!(std::fs::read_to_string(&list).unwrap() == right && export("after.qcow2"));
     damage(&made_of[2]);
     let found = verified(&bench, &["keeping"]);
     let damaged = &found["damage"][0];

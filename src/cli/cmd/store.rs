@@ -256,10 +256,15 @@ async fn verify(
     match settings.format {
         Format::Json => {
             let damage: Vec<Value> = verified.damage.iter().map(damage_record).collect();
-            println!("{}", json!({"files": verified.files, "bytes": verified.bytes, "damage": damage}));
+            let counted = json!({"files": verified.files, "bytes": verified.bytes, "damage": damage,
+                                 "mended": verified.mended});
+            println!("{counted}");
         }
         Format::Human => {
             verified.damage.iter().for_each(tell_damage);
+            for list in &verified.mended {
+                println!("mended: {}\n  it was not the block list of the disk beside it", list.display());
+            }
             let damaged = verified.damage.len();
             println!("{} files read, {}: {damaged} damaged", verified.files, Size(verified.bytes));
         }

@@ -3,6 +3,7 @@
 use crate::catalog::CatalogError;
 use crate::catalog::artifact::Artifact;
 use crate::catalog::layer::Layer;
+use crate::disk::blocklist::BlockList;
 use crate::disk::{self, DiskError};
 use crate::model::{DiskFormat, Failure, FailureKind, ImageStatus};
 use crate::service::{Service, image};
@@ -34,6 +35,8 @@ pub struct Verified {
     pub files: u64,
     pub bytes: u64,
     pub damage: Vec<Damage>,
+    /// Block lists that told something else than the disk beside them, and were written anew.
+    pub mended: Vec<PathBuf>,
 }
 
 /// Reads the named artifacts with all that they stand on, or everything, in full. `names` are images, or first
@@ -54,9 +57,16 @@ pub async fn verify(
         verified.bytes += artifact.bytes;
         // Somebody may have dropped it meanwhile.
         let there = service.catalog.read(|t| t.find_artifact(&artifact.digest))?.is_some();
-        if let Some(what) = wrong.filter(|_| there) {
-            damaged.insert(artifact.digest.clone());
-            verified.damage.push(drop_what_stands_on(service, &artifact, what)?);
+        match wrong {
+            _ if !there => {}
+            Some(what) => {
+                damaged.insert(artifact.digest.clone());
+                verified.damage.push(drop_what_stands_on(service, &artifact, what)?);
+            }
+            None if on_damage => {
+                damaged.insert(artifact.digest.clone());
+            }
+            None => verified.mended.extend(mend_list(service, &artifact, patience).await?),
         }
     }
     if !verified.damage.is_empty() {
@@ -154,6 +164,28 @@ async fn look(
         Ok(None)
     };
     wrong(read.await)
+}
+
+/// Exports are compared with the block list beside a disk, and children's lists are made from it. Here the
+/// disk is known to be whole, so a list that says otherwise is the one that is wrong. Returns its path.
+async fn mend_list(
+    service: &Service,
+    artifact: &Artifact,
+    patience: &Patience,
+) -> Result<Option<PathBuf>, Failure> {
+    let list = service.catalog.block_list_path(&artifact.digest);
+    let kept = match BlockList::load(&list) {
+        Ok(None) => return Ok(None),
+        kept => kept.ok().flatten(),
+    };
+    let path = service.catalog.artifact_path(artifact);
+    let found = BlockList::of(&path, DiskFormat::Qcow2, patience).await;
+    let found = found.map_err(|e| Failure::from_error(FailureKind::Environment, &e))?;
+    if kept.as_ref() == Some(&found) {
+        return Ok(None);
+    }
+    found.save(&list).map_err(|e| Failure::from_error(FailureKind::Environment, &e))?;
+    Ok(Some(list))
 }
 
 fn drop_what_stands_on(service: &Service, artifact: &Artifact, what: String) -> Result<Damage, Failure> {

@@ -3,6 +3,7 @@
 use crate::boot::home;
 use crate::residue::{Eavesdropper, Sealed, Wanted};
 use crate::support::{Folder, machines, patience};
+use crate::tiny;
 use kiln::appliance::Kit;
 use kiln::model::Architecture;
 use serde_json::Value;
@@ -64,8 +65,8 @@ impl Bench {
             .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stdout)))
     }
 
-    /// Starts a build and returns once its stage is at work.
-    fn build_until(&self, recipe: &str, stage: &str) -> Child {
+    /// Starts a build and returns once a step of it is at work.
+    fn build_until_step(&self, recipe: &str) -> Child {
         let mut child = self
             .kiln(&["--progress", "json", "build", recipe])
             .stdout(Stdio::null())
@@ -75,9 +76,9 @@ impl Bench {
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let begun = |line: &str| {
             let event: Value = serde_json::from_str(line).unwrap_or_default();
-            event["type"] == "waiting" && event["stage"] == stage
+            event["type"] == "stepStarted"
         };
-        assert!(lines.any(|l| begun(&l.unwrap())), "{stage} was not reached");
+        assert!(lines.any(|l| begun(&l.unwrap())), "no step was reached");
         // Somebody has to read on, or the build stops at a full pipe.
         std::thread::spawn(move || lines.for_each(drop));
         child
@@ -105,6 +106,20 @@ pub fn wait_for_no_machine(name: &str) {
         assert!(begun.elapsed() < Duration::from_secs(10), "a machine of {name} outlived its kiln");
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// A base of a few MiB, and a recipe of one document that runs on it without a boot.
+fn unbooted(test: &str, name: &str, document: &str) -> Bench {
+    let bench = Bench::without_bases(test);
+    tiny::import(&bench);
+    bench.write("work.yml", document);
+    let text = format!(
+        "name: {name}\nversion: 1.0.0\nparentImage: {}\ncomponents: [./work.yml]\n\
+         kiln: {{network: none, run: appliance, memory: 128, exports: [{name}.raw]}}\n",
+        tiny::NAME
+    );
+    bench.write("recipe.yaml", &text);
+    bench
 }
 
 fn recipe(name: &str, document: &str) -> String {
@@ -251,24 +266,26 @@ fn a_recipe_goes_all_the_way_and_does_what_its_plan_says() {
     assert!(!Path::new(image["disk"]["path"].as_str().unwrap()).exists(), "only its layers stay");
 }
 
+const OH_DEAR: &str = "name: work
+schemaVersion: 1.0
+phases:
+  - name: build
+    steps:
+      - {name: Fine, action: ExecuteBash, inputs: {commands: [set -e]}}
+  - name: validate
+    steps:
+      - {name: Check, action: ExecuteBash, inputs: {commands: ['echo oh dear >&2; exit 7']}}
+";
+
 #[test]
 fn a_failing_step_says_where_and_leaves_no_disk() {
-    let bench = Bench::new("failing");
-    let document = DOCUMENT.replace("test -s /etc/word", "echo oh dear >&2; exit 7");
-    bench.write(
-        "reboots.yml",
-        &document.replace(
-            "action: Reboot, inputs: {delaySeconds: 0}",
-            "action: ExecuteBash, inputs: {commands: [set -e]}",
-        ),
-    );
-    bench.write("recipe.yaml", &recipe("stumble", "reboots.yml"));
+    let bench = unbooted("failing", "stumble", OH_DEAR);
     let output = bench.run(&["--format", "json", "--progress", "none", "build", "recipe.yaml"]);
     assert_eq!(output.status.code(), Some(3), "a validate phase failed");
     let error = serde_json::from_slice::<Value>(&output.stdout).unwrap()["error"].clone();
     let want = [
         ("stage", "provision"),
-        ("component", "reboots"),
+        ("component", "work"),
         ("phase", "validate"),
         ("step", "Check"),
         ("action", "ExecuteBash"),
@@ -277,20 +294,25 @@ fn a_failing_step_says_where_and_leaves_no_disk() {
         assert_eq!(error[field], value, "{error:#}");
     }
     assert_eq!((&error["stepExitCode"], &error["lastLines"][0]), (&7.into(), &"oh dear".into()));
-    assert_eq!(error["position"]["file"], "reboots.yml");
+    assert_eq!((&error["position"]["file"], &error["position"]["line"]), (&"work.yml".into(), &9.into()));
     let image = bench.json(&["image", "show", "stumble"]);
     assert_eq!(image["status"], "FAILED");
     assert!(!bench.builds_folder("stumble-1.0.0-1").join("overlay.qcow2").exists());
     assert!(!bench.folder.join("stumble.raw").exists());
 }
 
+const SLEEPS: &str = "name: work
+schemaVersion: 1.0
+phases:
+  - name: build
+    steps:
+      - {name: Sleep, action: ExecuteBash, inputs: {commands: [sleep 1000]}}
+";
+
 #[test]
 fn an_interrupt_cancels_and_a_kill_is_put_in_order_by_the_next_kiln() {
-    let bench = Bench::new("cut-short");
-    bench.write("reboots.yml", DOCUMENT);
-    bench.write("recipe.yaml", &recipe("cut-short", "reboots.yml"));
-
-    let mut child = bench.build_until("recipe.yaml", "boot");
+    let bench = unbooted("cut-short", "cut-short", SLEEPS);
+    let mut child = bench.build_until_step("recipe.yaml");
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));
@@ -298,7 +320,7 @@ fn an_interrupt_cancels_and_a_kill_is_put_in_order_by_the_next_kiln() {
     assert_eq!(bench.json(&["image", "show", "cut-short/1.0.0/1"])["status"], "CANCELLED");
     assert!(!bench.builds_folder("cut-short-1.0.0-1").join("overlay.qcow2").exists());
 
-    let mut child = bench.build_until("recipe.yaml", "boot");
+    let mut child = bench.build_until_step("recipe.yaml");
     child.kill().unwrap();
     child.wait().unwrap();
     wait_for_no_machine("cut-short");
@@ -306,7 +328,7 @@ fn an_interrupt_cancels_and_a_kill_is_put_in_order_by_the_next_kiln() {
     assert!(overlay.exists());
     let image = bench.json(&["image", "show", "cut-short/1.0.0/2"]);
     assert_eq!(image["status"], "FAILED");
-    assert!(image["reason"].as_str().unwrap().contains("running boot"), "{image}");
+    assert!(image["reason"].as_str().unwrap().contains("running provision"), "{image}");
     assert!(!overlay.exists());
 }
 
@@ -370,6 +392,9 @@ fn a_failed_step_opens_a_shell_and_the_kept_disk_another() {
     let none = bench.run(&["shell", "shelled"]);
     assert_eq!(none.status.code(), Some(6));
     assert!(String::from_utf8_lossy(&none.stderr).contains("--on-error keep"), "{none:?}");
+    // How it came about does not matter to a disk that is kept.
+    let text = recipe("shelled", "fails.yml").replace("kiln: {", "kiln: {run: appliance, ");
+    bench.write("recipe.yaml", &text);
     let kept = bench.run(&["build", "recipe.yaml", "--on-error", "keep"]);
     assert_eq!(kept.status.code(), Some(1), "{kept:?}");
     let mut shell = bench.kiln(&["--progress", "plain", "shell", "shelled", "--network", "none", "--"]);

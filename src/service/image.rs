@@ -16,6 +16,7 @@ use crate::model::{
     DiskFormat, Failure, FailureKind, ImageStatus, Tag, TagError, VersionedName, VersionedNameError,
 };
 use crate::support::wait::Patience;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 /// An image with what belongs to it.
@@ -25,6 +26,8 @@ pub struct Shown {
     pub disk: Option<(Artifact, PathBuf)>,
     /// Bytes of the disk and of the layers that it stands on, without the base image's.
     pub above_base: u64,
+    /// The disk that a failed build kept (`--on-error keep`), and how many bytes of this host's disk it takes.
+    pub kept: Option<(PathBuf, u64)>,
     pub builds: Vec<Build>,
     /// By key.
     pub tags: Vec<Tag>,
@@ -157,7 +160,17 @@ fn shown(service: &Service, image: Image) -> Result<Shown, Failure> {
         let path = service.catalog.artifact_path(&a);
         (a, path)
     });
-    Ok(Shown { image, disk, above_base, builds, tags })
+    let kept = kept_disk(service, &builds);
+    Ok(Shown { image, disk, above_base, kept, builds, tags })
+}
+
+/// Of builds that have ended: one that runs works on its disk.
+fn kept_disk(service: &Service, builds: &[Build]) -> Option<(PathBuf, u64)> {
+    let ended = builds.iter().filter(|b| b.ended.is_some());
+    ended.map(|b| service.catalog.home().build_disk(&b.id)).find_map(|path| {
+        let bytes = std::fs::metadata(&path).ok()?.blocks() * 512;
+        Some((path, bytes))
+    })
 }
 
 /// The disk of an image that can be used, and how it is booted.
@@ -192,7 +205,7 @@ pub async fn export(
 #[derive(Clone, Debug)]
 pub struct Removed {
     pub image: Image,
-    /// Bytes of disks that nothing stands on any more.
+    /// Bytes of disks that nothing stands on any more, and of the one that its build kept.
     pub freed: u64,
 }
 
@@ -221,8 +234,8 @@ pub fn remove(service: &Service, image: Image) -> Result<Removed, Failure> {
             Failure::new(FailureKind::Conflict, message).hint("End the build first (Ctrl-C where it runs).")
         );
     }
-    let own = shown(service, image.clone())?.disk.map(|(_, path)| path);
-    let kept = builds.iter().map(|b| service.catalog.home().build_disk(&b.id));
+    let Shown { disk, kept, .. } = shown(service, image.clone())?;
+    let (own, (kept, kept_bytes)) = (disk.map(|(_, path)| path), kept.unzip());
     run::refuse_used(service, &format!("image {image}"), own.into_iter().chain(kept))?;
     for (undo, folder) in forget(service, &image)? {
         // Held, so that no other kiln that opens the home puts it in order at the same time.
@@ -239,6 +252,7 @@ pub fn remove(service: &Service, image: Image) -> Result<Removed, Failure> {
     let before = service.catalog.read(|t| t.list_artifacts())?;
     let dropped = service.catalog.collect()?;
     let mut freed = before.iter().filter(|a| dropped.contains(&a.digest)).map(|a| a.bytes).sum();
+    freed += kept_bytes.unwrap_or(0);
     // A base image's disk is also outside the store, and stays.
     let bases = service.bases.list().map_err(Failure::from)?;
     let gone = dropped.iter().filter(|d| !bases.iter().any(|b| b.digest.ends_with(d.as_str())));

@@ -397,6 +397,13 @@ fn a_failed_step_opens_a_shell_and_the_kept_disk_another() {
     bench.write("recipe.yaml", &text);
     let kept = bench.run(&["build", "recipe.yaml", "--on-error", "keep"]);
     assert_eq!(kept.status.code(), Some(1), "{kept:?}");
+    // It is found again, and it is known what it takes.
+    let shown = bench.json(&["image", "show", "shelled/1.0.0/2"]);
+    let disk = &shown["keptDisk"];
+    assert_eq!(disk["path"], bench.builds_folder("shelled-1.0.0-2").join("overlay.qcow2").to_str().unwrap());
+    let list = String::from_utf8(bench.run(&["image", "list"]).stdout).unwrap();
+    let all: Vec<bool> = list.lines().map(|l| l.contains("  disk kept: ")).collect();
+    assert_eq!(all, [false, true], "{list}");
     let mut shell = bench.kiln(&["--progress", "plain", "shell", "shelled", "--network", "none", "--"]);
     shell.args(["sh", "-c", "cat - /etc/made; echo aside >&2; exit 7"]);
     let mut child =
@@ -409,4 +416,8 @@ fn a_failed_step_opens_a_shell_and_the_kept_disk_another() {
     assert!(said.contains("image shelled/1.0.0/2 is FAILED, not AVAILABLE"), "{said}");
     assert!(said.ends_with("aside\n"), "{said}");
     assert_eq!(std::fs::read_dir(bench.folder.join("home/runs")).unwrap().count(), 0, "nothing stays");
+    let removed = bench.json(&["image", "remove", "shelled/1.0.0/2"]);
+    assert!(
+        removed["freedBytes"].as_u64() > Some(1 << 20) && disk["allocatedBytes"].as_u64() > Some(1 << 20)
+    );
 }

@@ -243,15 +243,17 @@ fn list(all: &[Shown], unfiltered: bool) {
     for shown in all {
         let image = &shown.image;
         let size = shown.disk.as_ref().map_or("-".to_owned(), |_| format!("{} MiB", shown.above_base >> 20));
+        let kept = shown.kept.as_ref().map(|(_, bytes)| format!("  disk kept: {} MiB", bytes >> 20));
         println!(
-            "{:<32} {:<11} {:<8} {size:>9}  {}  from {}{}{}",
+            "{:<32} {:<11} {:<8} {size:>9}  {}  from {}{}{}{}",
             image.to_string(),
             image.status.to_string(),
             image.architecture.as_str(),
             rfc3339(image.created),
             image.parent_name,
             if shown.tags.is_empty() { "" } else { "  " },
-            tags_text(&shown.tags)
+            tags_text(&shown.tags),
+            kept.unwrap_or_default()
         );
     }
 }
@@ -296,6 +298,13 @@ fn show(shown: &Shown, ancestry: &Ancestry) {
             artifact.bytes >> 20,
             shown.above_base >> 20,
             artifact.virtual_size >> 20
+        );
+    }
+    if let Some((path, bytes)) = &shown.kept {
+        println!("kept disk     {}", path.display());
+        println!(
+            "              {} MiB: kiln shell {image} opens it, kiln image remove {image} frees it",
+            bytes >> 20
         );
     }
     for build in &shown.builds {
@@ -345,6 +354,7 @@ fn record(shown: &Shown) -> Value {
         "disk": shown.disk.as_ref().map(|(a, path)| json!({
             "path": path, "digest": format!("sha256:{}", a.digest), "bytes": a.bytes, "virtualSize": a.virtual_size,
         })),
+        "keptDisk": shown.kept.as_ref().map(|(path, bytes)| json!({"path": path, "allocatedBytes": bytes})),
         "builds": shown.builds.iter().map(|b| json!({"id": b.id, "state": b.state})).collect::<Vec<_>>(),
     })
 }

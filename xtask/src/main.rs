@@ -14,7 +14,7 @@ use std::process::ExitCode;
 const HELP: &str = "\
 cargo xtask demo       install what is missing, build kiln, build and run the nginx example, break one on purpose
 cargo xtask test       install what is missing, run every check and test (real guests included)
-cargo xtask trials     the long ones: kills, layers, canary, faults, together, pulls, s3, properties, fuzz, bench (cargo xtask trials NAME for one)
+cargo xtask trials     the long ones: kills, layers, canary, job, faults, together, pulls, s3, properties, fuzz, bench (cargo xtask trials NAME for one)
 cargo xtask tidy       layering, file and function sizes, words
 cargo xtask agent      build the guest agent for x86_64 and aarch64 into target/agents/
 cargo xtask install    only install what is missing

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use kiln_protocol::message::Operation;
 
-use super::facts::{DiskFacts, InitrdKind, Volume};
+use super::facts::{DiskFacts, InitrdKind, Kernel};
 use super::inspect::Look;
-use super::tree::{Access, Tree};
+use super::tree::Access;
 use super::{Appliance, ApplianceError, DiskProblem};
 use crate::guest::Guest;
 use crate::support::wait::Patience;
@@ -35,47 +35,61 @@ impl Appliance {
         folder: &Path,
         patience: &Patience,
     ) -> Result<(DiskFacts, Option<BootFiles>), ApplianceError> {
-        let facts = self.inspect(patience).await?;
-        let files = match facts.kernel() {
-            Some(_) => Some(self.boot_files(folder, patience).await?),
-            None => None,
+        let scan = self.scan(patience).await?;
+        let tree = self.enter(&scan, Access::Read, patience).await?;
+        let found = async {
+            let facts = self.look(&scan, &tree, patience).await?;
+            let files = match facts.kernel() {
+                Some(_) => {
+                    Some(self.copy_boot_files(&facts.kernels, &facts.command_line, folder, patience).await?)
+                }
+                None => None,
+            };
+            Ok((facts, files))
         };
+        let found: Result<(DiskFacts, _), ApplianceError> = found.await;
+        self.leave(tree, patience).await?;
+        let (mut facts, files) = found?;
+        facts.firmware = self.firmware(&scan, facts.architecture, patience).await?;
         Ok((facts, files))
     }
 
     /// Copies kernel and initramfs as they are now into `folder` (`kernel`, `initrd`), which is made
     /// where it is missing, replacing older ones.
     pub async fn boot_files(&self, folder: &Path, patience: &Patience) -> Result<BootFiles, ApplianceError> {
-        std::fs::create_dir_all(folder)
-            .map_err(|source| ApplianceError::File { path: folder.to_owned(), source })?;
         let scan = self.scan(patience).await?;
         let tree = self.enter(&scan, Access::Read, patience).await?;
-        let copied = self.copy_boot_files(&scan.volumes[tree.root], &tree, folder, patience).await;
+        let copied = async {
+            let look = Look { guest: self.guest(), patience };
+            let (kernels, command_line) = look.kernels(&scan.volumes[tree.root], &tree).await?;
+            self.copy_boot_files(&kernels, &command_line, folder, patience).await
+        };
+        let copied = copied.await;
         self.leave(tree, patience).await?;
         copied
     }
 
     async fn copy_boot_files(
         &self,
-        root: &Volume,
-        tree: &Tree,
+        kernels: &[Kernel],
+        command_line: &str,
         folder: &Path,
         patience: &Patience,
     ) -> Result<BootFiles, ApplianceError> {
-        let look = Look { guest: self.guest(), patience };
-        let (kernels, command_line) = look.kernels(root, tree).await?;
         let complete = kernels.iter().find_map(|k| Some((k, k.initrd.as_deref()?)));
         let Some((kernel, initrd)) = complete else {
             return Err(
                 DiskProblem::NoKernel(format!("{} kernels without one are there", kernels.len())).into()
             );
         };
+        std::fs::create_dir_all(folder)
+            .map_err(|source| ApplianceError::File { path: folder.to_owned(), source })?;
         let files = BootFiles {
             version: kernel.version.clone(),
             kernel: folder.join("kernel"),
             initrd: folder.join("initrd"),
             initrd_kind: kernel.initrd_kind,
-            command_line,
+            command_line: command_line.to_owned(),
         };
         self.copy_out(&kernel.image, &files.kernel, patience).await?;
         self.copy_out(initrd, &files.initrd, patience).await?;

@@ -36,7 +36,12 @@ impl Appliance {
         Ok(facts)
     }
 
-    async fn look(&self, scan: &Scan, tree: &Tree, patience: &Patience) -> Result<DiskFacts, ApplianceError> {
+    pub(super) async fn look(
+        &self,
+        scan: &Scan,
+        tree: &Tree,
+        patience: &Patience,
+    ) -> Result<DiskFacts, ApplianceError> {
         let look = Look { guest: self.guest(), patience };
         let (total, free) = self
             .guest()
@@ -72,7 +77,7 @@ impl Appliance {
         })
     }
 
-    async fn firmware(
+    pub(super) async fn firmware(
         &self,
         scan: &Scan,
         architecture: Option<Architecture>,

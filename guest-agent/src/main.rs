@@ -33,6 +33,7 @@ mod serve;
 mod start;
 mod transfer;
 mod tree;
+mod unpack;
 mod users;
 mod walk;
 

@@ -8,7 +8,7 @@ use crate::error::{Outcome, failed};
 use crate::request::Request;
 use crate::{
     connect, copy, devices, exec, facts, files, filesystem, freeze, hash, modules, network, power, transfer,
-    tree,
+    tree, unpack,
 };
 
 /// The last message of a request, and what to do once it is sent.
@@ -39,6 +39,7 @@ fn reply(request: &Request, operation: Operation, mode: Mode) -> Outcome<Reply> 
         O::WriteAt { path, offset } => transfer::write_at(request, &path, offset),
         O::Append { path } => transfer::append(request, &path),
         O::Connect { address, port } => connect::to(request, &address, port),
+        O::Unpack(unpack) => unpack::unpack(request, &unpack),
         O::Tree(tree) => tree::send(request, &tree),
         O::List { path, recursive, after, limit } => {
             tree::list(request, &path, recursive, after.as_deref(), limit)

@@ -76,18 +76,33 @@ pub fn put(request: &Request, put: &Put) -> Outcome<Reply> {
     if put.parents {
         ensure_folder(path.parent().unwrap_or(path))?;
     }
+    let mut reply = Reply::Nothing;
+    replace(path, put.mode, owner, put.overwrite, &mut |file| {
+        reply = drain(request, file, path)?;
+        Ok(())
+    })?;
+    Ok(reply)
+}
+
+/// Makes a file, or puts another one into its place, whole or not at all.
+pub fn replace(
+    path: &Path,
+    mode: u32,
+    owner: Owner,
+    overwrite: bool,
+    fill: &mut dyn FnMut(&File) -> Outcome<()>,
+) -> Outcome<()> {
     match fs::symlink_metadata(path) {
         Ok(m) if m.is_dir() => {
             return Err(failed(ErrorKind::Exists, format!("{}: is a folder", path.display())));
         }
-        Ok(_) if !put.overwrite => return Err(exists(path)),
+        Ok(_) if !overwrite => return Err(exists(path)),
         _ => {}
     }
     let (draft, file) = Draft::beside(path)?;
-    let reply = drain(request, &file, path)?;
-    finish(&file, draft.path(), put.mode, owner).during("write", path.display())?;
-    draft.place(path, put.overwrite)?;
-    Ok(reply)
+    fill(&file)?;
+    finish(&file, draft.path(), mode, owner).during("write", path.display())?;
+    draft.place(path, overwrite)
 }
 
 /// Owner before mode: a change of owner clears the set-user-id bit.

@@ -1,6 +1,6 @@
 //! Operations in a few words, for messages.
 
-use kiln_protocol::message::{Operation, PowerAction};
+use kiln_protocol::message::{Operation, Packed, PowerAction};
 
 /// The longest description, in bytes.
 const LIMIT: usize = 200;
@@ -16,6 +16,12 @@ pub fn operation(operation: &Operation) -> String {
         O::WriteAt { path, offset } => format!("write {path} at {offset}"),
         O::Append { path } => format!("append to {path}"),
         O::Connect { port, .. } => format!("connect to port {port} of the guest's own"),
+        O::Unpack(unpack) => match unpack.items.first() {
+            Some(Packed::File { path, .. } | Packed::Folder { path, .. } | Packed::Symlink { path, .. }) => {
+                format!("unpack {} items from {path} on", unpack.items.len())
+            }
+            None => "unpack nothing".into(),
+        },
         O::Tree(tree) => format!("walk {}", tree.root),
         O::Stat { path, .. } => format!("stat {path}"),
         O::Hash { path, .. } => format!("hash {path}"),

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use kiln_protocol::message::{
-    Algorithm, Device, Entry, ErrorKind, Exec, Exited, Failed, Operation, Put, Reply,
+    Algorithm, Device, Entry, ErrorKind, Exec, Exited, Failed, Operation, Put, Reply, Unpack,
 };
 
 use super::{Guest, GuestError, Sink};
@@ -129,6 +129,26 @@ pub trait GuestFiles: Guest {
     /// Adds to the end of a file, which is made where it is missing.
     async fn append(&self, path: &str, mut content: &[u8], patience: &Patience) -> Result<(), GuestError> {
         self.send(Operation::Append { path: path.into() }, &mut content, patience).await.map(drop)
+    }
+
+    /// Makes many files, folders and links. Which could not be made, by its number, and why; None: all are
+    /// there.
+    ///
+    /// # Errors
+    /// [`GuestError::Refused`] when none was tried: what they are made from cannot be opened.
+    async fn unpack(
+        &self,
+        unpack: Unpack,
+        patience: &Patience,
+    ) -> Result<Option<(usize, Failed)>, GuestError> {
+        let all = unpack.items.len();
+        match self.call(Operation::Unpack(unpack), patience).await? {
+            Reply::Unpacked { made, failed: None } if made as usize == all => Ok(None),
+            Reply::Unpacked { made, failed: Some(failed) } if (made as usize) < all => {
+                Ok(Some((made as usize, failed)))
+            }
+            other => Err(mismatch(&other)),
+        }
     }
 
     /// Block devices and partitions.

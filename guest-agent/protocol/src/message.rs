@@ -162,6 +162,9 @@ pub enum Operation {
         address: Vec<u8>,
         port: u16,
     },
+    /// Make many files, folders and links with one request, in their order, up to the first that cannot
+    /// be made. Done(Unpacked).
+    Unpack(Unpack),
     /// Walk a tree and send one JSON `Entry` per line as output. A folder comes before what is in it,
     /// names in byte order; symbolic links are not followed. Done(Sent).
     Tree(Tree),
@@ -324,6 +327,28 @@ pub struct Put {
     pub parents: bool,
 }
 
+/// Most items of one `Unpack`.
+pub const MOST_PACKED: usize = 1000;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Unpack {
+    /// The block device, or file, that holds what the files are to contain; None where all are empty.
+    pub source: Option<String>,
+    pub items: Vec<Packed>,
+}
+
+/// Something that `Unpack` makes, the agent's own user its owner.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Packed {
+    /// As `MakeFolder` with `parents`.
+    Folder { path: String, mode: u32 },
+    /// As `Put` with `overwrite` and `parents`. Its content begins at this byte of the source.
+    File { path: String, mode: u32, offset: u64, length: u64 },
+    /// As `Symlink` with `replace`.
+    Symlink { path: String, target: String },
+}
+
 /// IPv4, each as a number: 127.0.0.1 is 0x7f000001.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Address {
@@ -424,6 +449,11 @@ pub enum Reply {
     },
     Sent {
         bytes: u64,
+    },
+    /// So many items were made, and why the next one was not: None when it was the last.
+    Unpacked {
+        made: u32,
+        failed: Option<Failed>,
     },
     /// None: there is no such path.
     Stat(Option<Entry>),

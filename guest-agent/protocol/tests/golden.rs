@@ -72,6 +72,14 @@ fn operations() -> Vec<Operation> {
         O::WriteAt { path: path(), offset: 512 },
         O::Append { path: path() },
         O::Connect { address: vec![127, 0, 0, 1], port: 8080 },
+        O::Unpack(Unpack {
+            source: Some(text("/dev/vdb")),
+            items: vec![
+                Packed::Folder { path: path(), mode: 0o755 },
+                Packed::File { path: text("/p/f"), mode: 0o644, offset: 4096, length: 7 },
+                Packed::Symlink { path: text("/p/l"), target: text("f") },
+            ],
+        }),
         O::Tree(Tree { root: text("/"), digests: true, one_filesystem: true, extents: false }),
         O::Tree(Tree { root: text("/"), digests: false, one_filesystem: false, extents: true }),
         O::Stat { path: path(), follow: true },
@@ -122,6 +130,7 @@ fn operation_name(operation: &Operation) -> &'static str {
         O::WriteAt { .. } => "write_at",
         O::Append { .. } => "append",
         O::Connect { .. } => "connect",
+        O::Unpack(_) => "unpack",
         O::Tree(Tree { extents: true, .. }) => "tree_extents",
         O::Tree(_) => "tree",
         O::Stat { .. } => "stat",
@@ -180,6 +189,10 @@ fn replies() -> Vec<(&'static str, Reply)> {
         Reply::Nothing,
         Reply::Written { bytes: 5 },
         Reply::Sent { bytes: 6 },
+        Reply::Unpacked {
+            made: 1,
+            failed: Some(Failed { kind: ErrorKind::Exists, message: text("/p/f: is a folder") }),
+        },
         Reply::Stat(None),
         Reply::Hash(text("ab")),
         Reply::List { entries: vec![entry()], more: true },
@@ -191,6 +204,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
         Reply::Nothing => "nothing",
         Reply::Written { .. } => "written",
         Reply::Sent { .. } => "sent",
+        Reply::Unpacked { .. } => "unpacked",
         Reply::Stat(_) => "stat",
         Reply::Hash(_) => "hash",
         Reply::List { .. } => "list",
@@ -339,7 +353,7 @@ fn messages_of_every_version_still_spoken_are_understood() {
 fn every_operation_is_in_the_list() {
     let names: Vec<&str> = operations().iter().map(operation_name).collect();
     // Both of `Power` and of `Tree` count.
-    assert_eq!(names.len(), 34, "a new operation goes into `operations`: {names:?}");
+    assert_eq!(names.len(), 35, "a new operation goes into `operations`: {names:?}");
     let mut unique = names.clone();
     unique.sort_unstable();
     unique.dedup();

@@ -73,6 +73,7 @@ enum Shape {
     Connect,
     Sent,
     Written,
+    Unpacked,
     Stat,
     Hash,
     List,
@@ -90,6 +91,7 @@ impl Shape {
             O::Get { .. } | O::Tree(_) => Shape::Sent,
             O::Connect { .. } => Shape::Connect,
             O::Put(_) | O::WriteAt { .. } | O::Append { .. } | O::Trim { .. } => Shape::Written,
+            O::Unpack(_) => Shape::Unpacked,
             O::Stat { .. } => Shape::Stat,
             O::Hash { .. } => Shape::Hash,
             O::List { .. } => Shape::List,
@@ -121,6 +123,7 @@ impl Shape {
             Reply::Nothing => self == Shape::Nothing,
             Reply::Written { .. } => self == Shape::Written,
             Reply::Sent { .. } => matches!(self, Shape::Sent | Shape::Connect),
+            Reply::Unpacked { .. } => self == Shape::Unpacked,
             Reply::Stat(_) => self == Shape::Stat,
             Reply::Hash(_) => self == Shape::Hash,
             Reply::List { .. } => self == Shape::List,
@@ -291,14 +294,13 @@ impl Slot {
             FromAgent::Exited(exited) if exec && self.started && self.open == [false; 2] => {
                 (Event::Exited(exited), true)
             }
+            FromAgent::Done(Reply::Unpacked { made, failed }) if self.shape == Shape::Unpacked => {
+                (Event::Done(Reply::Unpacked { made, failed: failed.map(shortened) }), true)
+            }
             FromAgent::Done(reply) if self.shape.accepts(&reply) && self.open == [false; 2] => {
                 (Event::Done(reply), true)
             }
-            FromAgent::Failed(mut failed) => {
-                let end = failed.message.floor_char_boundary(MESSAGE_LIMIT);
-                failed.message.truncate(end);
-                (Event::Failed(failed), true)
-            }
+            FromAgent::Failed(failed) => (Event::Failed(shortened(failed)), true),
             other => {
                 let mut text = format!("{other:?}");
                 text.truncate(text.floor_char_boundary(200));
@@ -308,4 +310,9 @@ impl Slot {
         let _ = self.inbox.send(event);
         Ok(last)
     }
+}
+
+fn shortened(mut failed: Failed) -> Failed {
+    failed.message.truncate(failed.message.floor_char_boundary(MESSAGE_LIMIT));
+    failed
 }

@@ -6,6 +6,7 @@ mod files;
 mod link;
 mod peer;
 mod transfer;
+mod unpack;
 
 use std::time::Duration;
 

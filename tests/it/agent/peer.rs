@@ -249,6 +249,25 @@ async fn a_reply_of_another_kind_ends_the_session() {
         peer.say(id, &FromAgent::Done(Reply::Sent { bytes: 4 })).await;
     });
     assert!(protocol(result).contains("after 3 bytes came"));
+    // More than was asked for, all of it and a failure, less without one.
+    let failed = || Some(Failed { kind: ErrorKind::Io, message: "no".repeat(10_000) });
+    let item = Packed::Folder { path: "/x".into(), mode: 0o755 };
+    let unpack = |items| Unpack { source: None, items: vec![item.clone(); items] };
+    for (made, failed) in [(3, None), (2, failed()), (u32::MAX, failed()), (1, None)] {
+        let (session, mut peer) = connected().await;
+        let (result, ()) = tokio::join!(session.unpack(unpack(2), &p), async {
+            let (id, _) = peer.hear_message().await.unwrap();
+            peer.say(id, &FromAgent::Done(Reply::Unpacked { made, failed })).await;
+        });
+        assert!(protocol(result).contains("is no answer to that"));
+    }
+    let (session, mut peer) = connected().await;
+    let (result, ()) = tokio::join!(session.unpack(unpack(2), &p), async {
+        let (id, _) = peer.hear_message().await.unwrap();
+        peer.say(id, &FromAgent::Done(Reply::Unpacked { made: 1, failed: failed() })).await;
+    });
+    let (at, failed) = result.unwrap().unwrap();
+    assert_eq!((at, failed.message.len()), (1, 4096), "no more is kept of it");
 }
 
 #[tokio::test]

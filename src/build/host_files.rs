@@ -4,18 +4,15 @@
 //! contents count among the build's inputs. Handing over compares with that: a file that
 //! changed in between fails the build instead of making an image that no inputs describe.
 
+use super::tray::SERIAL;
 use crate::catalog::artifact::digest_bytes;
-use crate::guest::{Guest, GuestError, GuestFiles};
+use crate::guest::GuestError;
 use crate::model::{Failure, FailureKind};
-use crate::support::wait::Patience;
-use kiln_protocol::message::{Operation, Put};
+use crate::support::wait::Impatience;
 use sha2::{Digest, Sha256};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::task::{Context, Poll};
-use tokio::io::{AsyncRead, ReadBuf};
 
 /// Most files, folders and links that one component may bring.
 const MOST: usize = 100_000;
@@ -59,6 +56,14 @@ pub enum HostFileError {
     Changed(PathBuf),
     #[error("{} could not be written in the guest", path)]
     Guest { path: String, source: GuestError },
+    #[error("cannot write {}", path.display())]
+    Pack { path: PathBuf, source: io::Error },
+    #[error("the guest has no disk with the serial {SERIAL} any more")]
+    NoTray,
+    #[error("the disk {SERIAL} with what the files contain cannot be read in the guest")]
+    Tray(#[source] GuestError),
+    #[error(transparent)]
+    Impatience(#[from] Impatience),
 }
 
 impl HostFileError {
@@ -68,6 +73,15 @@ impl HostFileError {
                 FailureKind::Build,
                 "Is there room on the guest's disk, and is the destination no file where a folder is wanted?",
             ),
+            HostFileError::NoTray | HostFileError::Tray(_) => (
+                FailureKind::Build,
+                "Has a component unmounted /sys or /dev, or removed what is in it? kiln finds its disk there.",
+            ),
+            HostFileError::Pack { .. } => (
+                FailureKind::Environment,
+                "Free some space (kiln image list, kiln image remove NAME), or use another --home.",
+            ),
+            HostFileError::Impatience(e) => return Failure::from_error(e.into(), self),
             HostFileError::Changed(_) => {
                 (FailureKind::Input, "Build again: the new content is planned with.")
             }
@@ -96,7 +110,7 @@ pub fn walk(source: &Path, destination: &str) -> Result<HostFiles, HostFileError
     Ok(HostFiles { source: source.to_owned(), destination, items })
 }
 
-fn read(path: &Path) -> impl FnOnce(io::Error) -> HostFileError {
+pub(super) fn read(path: &Path) -> impl FnOnce(io::Error) -> HostFileError {
     let path = path.to_owned();
     move |source| HostFileError::Read { path, source }
 }
@@ -159,7 +173,7 @@ fn digest(path: &Path) -> io::Result<(u64, String)> {
     }
 }
 
-fn hexadecimal(hash: Sha256) -> String {
+pub(super) fn hexadecimal(hash: Sha256) -> String {
     hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 
@@ -187,47 +201,6 @@ impl HostFiles {
             .collect();
         digest_bytes(serde_json::Value::from(items).to_string().as_bytes())
     }
-
-    /// Makes everything in the guest, owned by root; what is there is replaced.
-    pub async fn hand_over(&self, guest: &dyn Guest, patience: &Patience) -> Result<(), HostFileError> {
-        for Item { path, kind } in &self.items {
-            let refused = |source| HostFileError::Guest { path: path.clone(), source };
-            match kind {
-                Kind::Folder { mode } => {
-                    let make = Operation::MakeFolder {
-                        path: path.clone(),
-                        mode: *mode,
-                        parents: true,
-                        owner: None,
-                        group: None,
-                    };
-                    guest.act(make, patience).await.map_err(refused)?;
-                }
-                Kind::Link { target } => {
-                    let link =
-                        Operation::Symlink { path: path.clone(), target: target.clone(), replace: true };
-                    guest.act(link, patience).await.map_err(refused)?;
-                }
-                Kind::File { host, mode, digest, .. } => {
-                    let file = tokio::fs::File::open(host).await.map_err(read(host))?;
-                    let mut source = Digested { inner: file, hash: Sha256::new() };
-                    let put = Put {
-                        path: path.clone(),
-                        mode: *mode,
-                        owner: None,
-                        group: None,
-                        overwrite: true,
-                        parents: true,
-                    };
-                    guest.put(put, &mut source, patience).await.map_err(refused)?;
-                    if hexadecimal(source.hash) != *digest {
-                        return Err(HostFileError::Changed(host.clone()));
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
 impl std::fmt::Display for HostFiles {
@@ -235,26 +208,5 @@ impl std::fmt::Display for HostFiles {
         let (source, files, bytes) = (self.source.display(), self.file_count(), self.bytes());
         let s = if files == 1 { "" } else { "s" };
         write!(f, "{source} to {} ({files} file{s}, {} KiB)", self.destination, bytes.div_ceil(1024))
-    }
-}
-
-/// Digests what is read through it.
-struct Digested {
-    inner: tokio::fs::File,
-    hash: Sha256,
-}
-
-impl AsyncRead for Digested {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = into.filled().len();
-        let poll = Pin::new(&mut self.inner).poll_read(cx, into);
-        if let Poll::Ready(Ok(())) = poll {
-            self.hash.update(&into.filled()[before..]);
-        }
-        poll
     }
 }

@@ -47,6 +47,11 @@ impl Running {
         self.with_machine(|machine| machine.exited().is_none())
     }
 
+    /// Whether the machine has a disk of this serial.
+    pub fn has_disk(&self, serial: &str) -> bool {
+        self.with_machine(|machine| machine.has_disk(serial))
+    }
+
     /// The disk goes on in this file: see [`Machine::snapshot_disk`].
     pub async fn snapshot_disk(&mut self, overlay: &Path, patience: &Patience) -> Result<(), MachineError> {
         match self {

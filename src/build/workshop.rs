@@ -8,6 +8,7 @@ use super::layers::Base;
 use super::machines::BuildWatch;
 use super::plan::Plan;
 use super::running::Running;
+use super::tray::Tray;
 use crate::appliance::{BootFiles, DiskFacts, Kit};
 use crate::boot::warm::Store;
 use crate::catalog::undo::UndoKind;
@@ -60,6 +61,8 @@ pub struct Workshop {
     pub(super) facts: Option<DiskFacts>,
     /// Kernel and initramfs for the first boot.
     pub(super) boot_files: Option<BootFiles>,
+    /// What the files contain that the components still bring, once a machine needed it.
+    pub(super) tray: Option<(Held, Tray)>,
     /// The machine that runs, of the build or of a test.
     pub(super) running: Option<Running>,
     pub(super) visitor: Option<Arc<dyn Visitor>>,
@@ -105,6 +108,7 @@ impl Workshop {
             base: None,
             ran: Vec::new(),
             facts: None,
+            tray: None,
             running: None,
             visitor,
             touched: false,

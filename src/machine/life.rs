@@ -49,6 +49,8 @@ pub struct Machine {
     agent: Mutex<Option<UnixStream>>,
     /// The first disk as it was at the start, and how often it went on in a new file since.
     disk: Option<(Disk, AtomicU32)>,
+    /// Of all disks that have one.
+    serials: Vec<String>,
     console: Arc<Console>,
     pidfd: OwnedFd,
     killed: Arc<AtomicBool>,
@@ -147,8 +149,27 @@ impl Machine {
         let watcher = Watcher { process, qmp: qmp.clone(), reading, recording, stderr };
         tokio::spawn(watcher.watch(spec.limit, killed.clone(), tell));
         let disk = spec.disks.first().map(|disk| (disk.clone(), AtomicU32::new(0)));
+        let serials = spec.disks.iter().filter_map(|disk| disk.serial.clone()).collect();
         let agent = Mutex::new(Some(agent));
-        Ok(Machine { folder, identity, qmp, agent, disk, console, pidfd, killed, exit, shape, stamp })
+        Ok(Machine {
+            folder,
+            identity,
+            qmp,
+            agent,
+            disk,
+            serials,
+            console,
+            pidfd,
+            killed,
+            exit,
+            shape,
+            stamp,
+        })
+    }
+
+    /// Whether it was started with a disk of this serial.
+    pub fn has_disk(&self, serial: &str) -> bool {
+        self.serials.iter().any(|s| s == serial)
     }
 
     pub fn folder(&self) -> &Path {

@@ -1,9 +1,10 @@
 //! What a recipe's component brings along, handed to the real agent.
 
 use crate::agent::{agent, patience};
-use kiln::build::host_files::{HostFileError, walk};
+use kiln::build::host_files::{HostFileError, HostFiles, walk};
+use kiln::build::tray::{Inserted, Packer, Tray};
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 fn mode(path: &Path) -> u32 {
@@ -21,24 +22,45 @@ fn tree(top: &Path) {
     symlink("/etc/passwd", top.join("site/link")).unwrap();
 }
 
+fn packed(path: &Path, all: &[&HostFiles]) -> Result<Tray, HostFileError> {
+    let patience = patience();
+    let mut packer = Packer::new(path, &patience)?;
+    all.iter().try_for_each(|files| packer.add(files))?;
+    packer.finish()
+}
+
+/// The agent here is on this machine: to it the tray is the file itself.
+fn inserted<'a>(tray: &'a Tray, path: &Path) -> Inserted<'a> {
+    Inserted { tray, device: path.to_str().unwrap().into() }
+}
+
 #[tokio::test]
 async fn a_folder_arrives_as_it_is_and_over_what_is_there() {
-    let (guest, folder) = (agent().await, tempfile::tempdir().unwrap());
+    let folder = tempfile::tempdir().unwrap();
     tree(folder.path());
-    let target = folder.path().join("in/guest");
-    fs::create_dir_all(&target).unwrap();
-    fs::set_permissions(&target, fs::Permissions::from_mode(0o700)).unwrap();
+    for way in ["link", "tray"] {
+        arrives(folder.path(), &folder.path().join(way), way == "tray").await;
+    }
+}
+
+async fn arrives(folder: &Path, target: &Path, by_tray: bool) {
+    let guest = agent().await;
+    fs::create_dir_all(target).unwrap();
+    fs::set_permissions(target, fs::Permissions::from_mode(0o700)).unwrap();
     fs::write(target.join("index.html"), "older").unwrap();
     fs::write(target.join("stays"), "").unwrap();
-    let files = walk(&folder.path().join("site"), target.to_str().unwrap()).unwrap();
+    let files = walk(&folder.join("site"), target.to_str().unwrap()).unwrap();
     assert_eq!((files.file_count(), files.bytes()), (4, (3 << 20) + 5 + 9));
-    files.hand_over(&guest, &patience()).await.unwrap();
+    let disk = folder.join("tray.disk");
+    let tray = by_tray.then(|| packed(&disk, &[&files]).unwrap());
+    let tray = tray.as_ref().map(|tray| inserted(tray, &disk));
+    files.hand_over(&guest, tray.as_ref(), &patience()).await.unwrap();
     assert_eq!(fs::read(target.join("index.html")).unwrap(), b"hello");
     assert_eq!(fs::read(target.join("css/a name.css")).unwrap(), vec![7; 3 << 20]);
     assert_eq!(mode(&target.join("run")), 0o4711);
     assert_eq!(fs::read_link(target.join("link")).unwrap(), Path::new("/etc/passwd"));
     assert!(target.join("empty").is_dir() && target.join("stays").is_file());
-    assert_eq!(mode(&target), 0o700, "a folder that is there stays as it is");
+    assert_eq!(mode(target), 0o700, "a folder that is there stays as it is");
 }
 
 #[tokio::test]
@@ -48,7 +70,7 @@ async fn a_file_goes_to_a_path_or_into_a_folder() {
     let source = folder.path().join("site/index.html");
     for (destination, arrives) in [("a/page", "a/page"), ("b/", "b/index.html")] {
         let files = walk(&source, &format!("{}/{destination}", folder.path().display())).unwrap();
-        files.hand_over(&guest, &patience()).await.unwrap();
+        files.hand_over(&guest, None, &patience()).await.unwrap();
         assert_eq!(fs::read(folder.path().join(arrives)).unwrap(), b"hello");
     }
 }
@@ -80,8 +102,88 @@ async fn a_file_that_changed_since_the_plan_fails_the_build() {
     let source = folder.path().join("site/index.html");
     let files = walk(&source, folder.path().join("x").to_str().unwrap()).unwrap();
     fs::write(&source, "changed").unwrap();
-    let error = files.hand_over(&guest, &patience()).await.unwrap_err();
+    let error = files.hand_over(&guest, None, &patience()).await.unwrap_err();
     assert!(matches!(&error, HostFileError::Changed(path) if *path == source), "{error}");
+}
+
+#[tokio::test]
+async fn a_tray_holds_each_content_once_and_nothing_at_its_ends() {
+    let (guest, folder) = (agent().await, tempfile::tempdir().unwrap());
+    tree(folder.path());
+    for i in 0..1500 {
+        fs::write(folder.path().join(format!("site/empty/{i}")), format!("{}", i % 1000)).unwrap();
+    }
+    let to = folder.path().join("to");
+    let [one, two] = ["one", "two"].map(|name| {
+        let target = to.join(name);
+        walk(&folder.path().join("site"), target.to_str().unwrap()).unwrap()
+    });
+    let disk = folder.path().join("tray.disk");
+    let tray = packed(&disk, &[&one, &two]).unwrap();
+    let metadata = fs::metadata(&disk).unwrap();
+    assert_eq!(metadata.mode() & 0o777, 0o600, "it holds what others may not read");
+    // 10 of one digit, 90 of two, 900 of three.
+    let held = (3 << 20) + 5 + 9 + 10 + 180 + 2700;
+    assert_eq!(metadata.len(), ((5_u64 << 20) + held).next_multiple_of(512));
+    assert!(metadata.blocks() * 512 < held + (4 << 20), "the ends are holes");
+    let (mut head, mut tail) = (vec![1; 1 << 20], vec![1; 4 << 20]);
+    let file = fs::File::open(&disk).unwrap();
+    file.read_exact_at(&mut head, 0).unwrap();
+    file.read_exact_at(&mut tail, metadata.len() - (4 << 20)).unwrap();
+    assert!(head.iter().chain(&tail).all(|byte| *byte == 0));
+    // What is packed is what was planned, whatever becomes of the files.
+    fs::remove_dir_all(folder.path().join("site")).unwrap();
+    let tray = inserted(&tray, &disk);
+    for files in [&one, &two] {
+        files.hand_over(&guest, Some(&tray), &patience()).await.unwrap();
+    }
+    for name in ["one", "two"] {
+        assert_eq!(fs::read(to.join(name).join("css/a name.css")).unwrap(), vec![7; 3 << 20]);
+        assert_eq!(fs::read(to.join(name).join("empty/1234")).unwrap(), b"234");
+        assert_eq!(fs::read_dir(to.join(name).join("empty")).unwrap().count(), 1500);
+    }
+}
+
+#[test]
+fn what_changed_since_the_plan_or_cannot_be_written_packs_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    tree(folder.path());
+    let source = folder.path().join("site/index.html");
+    let files = walk(&source, "/x").unwrap();
+    let disk = folder.path().join("tray.disk");
+    for other in ["hellO", "hello, longer", "hell", ""] {
+        fs::write(&source, other).unwrap();
+        let error = packed(&disk, &[&files]).unwrap_err();
+        assert!(matches!(&error, HostFileError::Changed(path) if *path == source), "{error}");
+        fs::remove_file(&disk).unwrap();
+    }
+    let error = packed(&folder.path().join("none/tray.disk"), &[]).unwrap_err();
+    assert!(matches!(&error, HostFileError::Pack { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn which_file_could_not_be_written_is_told_whichever_way_it_went() {
+    let (guest, folder) = (agent().await, tempfile::tempdir().unwrap());
+    tree(folder.path());
+    let target = folder.path().join("to");
+    fs::create_dir_all(target.join("run")).unwrap();
+    let files = walk(&folder.path().join("site"), target.to_str().unwrap()).unwrap();
+    let disk = folder.path().join("tray.disk");
+    let tray = packed(&disk, &[&files]).unwrap();
+    let tray = inserted(&tray, &disk);
+    let run = target.join("run");
+    for way in [None, Some(&tray)] {
+        let error = files.hand_over(&guest, way, &patience()).await.unwrap_err();
+        let HostFileError::Guest { path, source } = &error else { panic!("{error}") };
+        assert_eq!(path, run.to_str().unwrap());
+        assert!(source.to_string().contains("is a folder"), "{source}");
+    }
+    fs::remove_file(&disk).unwrap();
+    let error = files.hand_over(&guest, Some(&tray), &patience()).await.unwrap_err();
+    assert!(matches!(&error, HostFileError::Tray(_)), "{error}");
+    // The disks of this machine have other serials.
+    let error = tray.tray.find(&guest, &patience()).await.unwrap_err();
+    assert!(matches!(&error, HostFileError::NoTray), "{error}");
 }
 
 #[test]

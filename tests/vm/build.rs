@@ -8,7 +8,9 @@ use kiln::appliance::Kit;
 use kiln::model::Architecture;
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -154,6 +156,7 @@ phases:
   - name: build
     steps:
       - {name: Same, action: ExecuteBash, inputs: {commands: [set -e, 'cmp /run/boot /proc/sys/kernel/random/boot_id']}}
+      - {name: Tray, action: ExecuteBash, inputs: {commands: [set -e, 'disk=/dev/disk/by-id/virtio-kiln-tray', 'test -b $disk', '! dd if=/dev/zero of=$disk bs=512 count=1']}}
 ";
 
 /// Runs where nothing is booted, before and after what runs in the guest.
@@ -188,6 +191,11 @@ fn place(step: &Value) -> String {
     format!("{} {} {} {}", text("component"), text("phase"), text("step"), text("action"))
 }
 
+/// In the appliance, in a guest that has rebooted, and in the appliance again.
+fn brings(name: &str) -> String {
+    format!("files: [{{source: ./{name}, destination: /etc/brought-{name}}}]")
+}
+
 /// Of the build above nothing is on the image's disk but what its component wrote.
 fn no_residue(bench: &Bench, disk: &Path, nonces: BTreeSet<String>) {
     // Appliances to prepare, for two components and to seal, and the guest twice.
@@ -199,6 +207,9 @@ fn no_residue(bench: &Bench, disk: &Path, nonces: BTreeSet<String>) {
         let store = bench.folder.join("home/appliance");
         let kit = Kit::ensure(&store, Architecture::HOST, &patience(300)).await.unwrap();
         let own = [
+            ("/etc/brought-early", "new file of 17 bytes, 644 0:0", "the component `early` brought it"),
+            ("/etc/brought-late", "new file of 16 bytes, 644 0:0", "the component `late` brought it"),
+            ("/etc/brought-on", "new file of 14 bytes, 644 0:0", "the component `on` brought it"),
             ("/etc/unbooted", "new file of 11 bytes, 644 0:0", "the components without a boot wrote it"),
             ("/etc/word", "new file of 17 bytes, 644 0:0", "the step `Write` wrote it"),
         ];
@@ -215,9 +226,14 @@ fn a_recipe_goes_all_the_way_and_does_what_its_plan_says() {
     for name in ["early", "late"] {
         bench.write(&format!("{name}.yml"), &UNBOOTED.replace("NAME", name));
     }
-    let lane = |name: &str| format!("{{component: ./{name}.yml, run: appliance}}");
+    let lane = |name: &str| format!("{{component: ./{name}.yml, run: appliance, {}}}", brings(name));
     bench.write("on.yml", RUNS_ON);
-    let components = format!("[{}, ./reboots.yml, ./on.yml, {}]", lane("early"), lane("late"));
+    let on = format!("{{component: ./on.yml, {}}}", brings("on"));
+    for name in ["early", "on", "late"] {
+        let path = bench.write(name, &format!("brought by {name}\n"));
+        std::fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap();
+    }
+    let components = format!("[{}, ./reboots.yml, {on}, {}]", lane("early"), lane("late"));
     bench.write("recipe.yaml", &recipe("waystone", "reboots.yml").replace("[./reboots.yml]", &components));
     let plan = bench.json(&["plan", "recipe.yaml"]);
 
@@ -247,6 +263,7 @@ fn a_recipe_goes_all_the_way_and_does_what_its_plan_says() {
         "overlay-3.qcow2",
         "test-bios.qcow2",
         "machine/agent.disk",
+        "machine/tray.disk",
         "machine/initrd",
         "machine/kernel",
     ] {
@@ -312,24 +329,28 @@ phases:
 #[test]
 fn an_interrupt_cancels_and_a_kill_is_put_in_order_by_the_next_kiln() {
     let bench = unbooted("cut-short", "cut-short", SLEEPS);
+    let recipe = std::fs::read_to_string(bench.folder.join("recipe.yaml")).unwrap();
+    let component = "[{component: ./work.yml, files: [{source: ./work.yml, destination: /opt/}]}]";
+    bench.write("recipe.yaml", &recipe.replace("[./work.yml]", component));
+    let files = ["overlay.qcow2", "machine/tray.disk"];
+    let present = |build: &str| files.map(|name| bench.builds_folder(build).join(name).exists());
     let mut child = bench.build_until_step("recipe.yaml");
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));
     wait_for_no_machine("cut-short");
     assert_eq!(bench.json(&["image", "show", "cut-short/1.0.0/1"])["status"], "CANCELLED");
-    assert!(!bench.builds_folder("cut-short-1.0.0-1").join("overlay.qcow2").exists());
+    assert_eq!(present("cut-short-1.0.0-1"), [false; 2]);
 
     let mut child = bench.build_until_step("recipe.yaml");
     child.kill().unwrap();
     child.wait().unwrap();
     wait_for_no_machine("cut-short");
-    let overlay = bench.builds_folder("cut-short-1.0.0-2").join("overlay.qcow2");
-    assert!(overlay.exists());
+    assert_eq!(present("cut-short-1.0.0-2"), [true; 2]);
     let image = bench.json(&["image", "show", "cut-short/1.0.0/2"]);
     assert_eq!(image["status"], "FAILED");
     assert!(image["reason"].as_str().unwrap().contains("running provision"), "{image}");
-    assert!(!overlay.exists());
+    assert_eq!(present("cut-short-1.0.0-2"), [false; 2]);
 }
 
 /// Types at a terminal of its own: the answer to each prompt, when it shows.

@@ -204,3 +204,63 @@ fn what_cannot_be_unmounted_is_said() {
     assert!(error["hints"][0].as_str().unwrap().contains("swapoff"), "{error:#}");
     wait_for_no_machine("lane-busy");
 }
+
+/// Brings a tree of many small files and a large one, and a file.
+const BRINGS: &str = "name: brings
+version: 1.0.0
+parentImage: tiny
+components:
+  - {component: ./first.yml, files: [{source: ./bring, destination: /srv/tree}]}
+  - {component: ./second.yml, files: [{source: ./word, destination: /etc/}]}
+imageTestsConfiguration: {imageTestsEnabled: false}
+kiln: {run: appliance, memory: 128, disk: nvme}
+";
+
+#[tokio::test]
+async fn files_come_on_a_disk_that_no_guest_writes_on_and_that_goes_with_the_build() {
+    let (bench, _) = bench("lane-tray");
+    std::fs::create_dir_all(bench.folder.join("bring/many")).unwrap();
+    for i in 0..1200 {
+        bench.write(&format!("bring/many/{i}"), &format!("{i}"));
+    }
+    bench.write("bring/large", &"large".repeat(700_000));
+    std::fs::set_permissions(bench.write("bring/run", "run"), PermissionsExt::from_mode(0o4711)).unwrap();
+    std::os::unix::fs::symlink("../none", bench.folder.join("bring/link")).unwrap();
+    bench.write("word", "one");
+    let disk = "      - name: Disk
+        action: ExecuteBash
+        inputs:
+          commands:
+            - set -e
+            - grep -q kiln-tray /sys/block/vda/serial
+            - test $(cat /sys/block/vda/ro) = 1
+            - if dd if=/dev/zero of=/dev/vda bs=512 count=1; then exit 1; fi
+            - test $(cat /srv/tree/many/1199) = 1199
+";
+    bench.write("first.yml", &steps(disk).replace("name: work", "name: first"));
+    let word = "      - {name: Word, action: ExecuteBash, inputs: {commands: ['grep -q one /etc/word']}}\n";
+    bench.write("second.yml", &steps(word).replace("name: work", "name: second"));
+    bench.write("recipe.yaml", BRINGS);
+    let tray = |number: u32| bench.builds_folder(&format!("brings-1.0.0-{number}")).join("machine/tray.disk");
+
+    let built = build(&bench, "recipe.yaml");
+    assert_eq!(built["status"], "AVAILABLE", "{built:#}");
+    assert!(!tray(1).exists());
+    let mut wanted = BTreeMap::new();
+    on_host(&bench.folder.join("bring"), "/srv/tree", &mut wanted);
+    let top = bench.folder.join("bring").metadata().unwrap().permissions().mode() & 0o7777;
+    wanted.insert("/srv/tree".into(), Kind::Folder(top));
+    let mut found = in_image(&bench, built["disk"]["path"].as_str().unwrap()).await;
+    found.retain(|path, _| path.starts_with("/srv/"));
+    assert!(found == wanted, "{} and not {} paths, or others", found.len(), wanted.len());
+
+    // The layer after the first component has its files. A disk that is kept needs no tray.
+    bench.write("word", "two");
+    let keeping = ["--progress", "plain", "build", "recipe.yaml", "--on-error", "keep"];
+    let failed = bench.run(&keeping);
+    let said = String::from_utf8_lossy(&failed.stderr);
+    assert!(said.contains("starting from the layer after first"), "{said}");
+    assert!(said.contains("packing 1 KiB of files for the guest"), "{said}");
+    assert_eq!(failed.status.code(), Some(1), "{said}");
+    assert!(bench.builds_folder("brings-1.0.0-2").join("overlay.qcow2").exists() && !tray(2).exists());
+}

@@ -356,17 +356,20 @@ impl Plan {
     }
 
     /// # Errors
-    /// The host's disk has too little left for any build.
+    /// The host's disk has too little left for this build.
     pub fn check_host_space(&self, home: &Path) -> Result<(), Failure> {
         let free = files::free_space(home).unwrap_or(u64::MAX);
-        if free >= HOST_SPACE {
+        // What goes into the guest lies on a disk of its own first.
+        let brought = self.files[self.layers.done()..].iter().flatten().map(HostFiles::bytes);
+        let needed = brought.fold(HOST_SPACE, u64::saturating_add);
+        if free >= needed {
             return Ok(());
         }
         let message = format!(
-            "{} has {} MiB free; a build needs {} MiB at least",
+            "{} has {} MiB free; this build needs {} MiB at least",
             home.display(),
             free >> 20,
-            HOST_SPACE >> 20
+            needed >> 20
         );
         Err(Failure::new(FailureKind::Environment, message)
             .hint("Free some space (kiln image list, kiln image remove NAME), or use another --home."))

@@ -7,7 +7,7 @@ use crate::build::event::What;
 use crate::build::machines::{Hardware, Wanted, interface, network};
 use crate::build::running::Running;
 use crate::build::workshop::Workshop;
-use crate::machine::Cache;
+use crate::machine::{Cache, Disk};
 use crate::model::{Failure, Stage};
 use crate::support::wait::Patience;
 use std::path::PathBuf;
@@ -21,6 +21,7 @@ pub(super) struct Boot {
     pub hardware: Hardware,
     pub kit: Kit,
     pub first: Option<BootFiles>,
+    pub tray: Option<Disk>,
 }
 
 impl Workshop {
@@ -33,19 +34,25 @@ impl Workshop {
     }
 
     pub(super) async fn boot_guest(&mut self, stage: Stage, patience: &Patience) -> Result<(), Failure> {
-        let boot = Boot {
+        let mut boot = Boot {
             stage,
             facts: self.facts()?.clone(),
             overlay: self.overlay()?.to_owned(),
             hardware: self.hardware(),
             kit: self.kit(patience).await?,
             first: self.boot_files.take(),
+            tray: None,
         };
         // Before the first component there is nothing on the disk but what it stands on.
         let warmth = if stage == Stage::Boot { self.warmth(patience).await? } else { None };
         let guest = match warmth {
+            // A memory goes on only in a machine like the one that it was saved in, whatever this build
+            // brings: its files come over the link.
             Some(warmth) => self.wake(&warmth, &boot, patience).await?,
-            None => self.boot_it(&boot, patience).await?,
+            None => {
+                boot.tray = self.tray(stage, patience).await?;
+                self.boot_it(&boot, patience).await?
+            }
         };
         self.tell_failed_units(&guest);
         self.running = Some(Running::Guest(guest));
@@ -54,6 +61,7 @@ impl Workshop {
 
     pub(super) async fn boot_it(&self, boot: &Boot, patience: &Patience) -> Result<BootedGuest, Failure> {
         let mut request = self.request(boot, Holds::of(&boot.facts))?;
+        request.spec.disks.extend(boot.tray.clone());
         request.hold_cloud_init_back(&boot.facts, &self.build);
         self.note(boot.stage, format!("the agent comes by {}", request.route));
         BootedGuest::start(request, self.watch.clone(), patience).await.map_err(|e| e.failure())

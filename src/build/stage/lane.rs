@@ -68,12 +68,17 @@ impl Workshop {
             }
             None => {}
         }
-        self.start_appliance(next, patience).await
+        self.start_appliance(stage, next, patience).await
     }
 
     /// A new appliance on the build's disk: a small one for jobs, or one with the recipe's hardware
     /// to run components in.
-    async fn start_appliance(&mut self, next: Lane, patience: &Patience) -> Result<Appliance, Failure> {
+    async fn start_appliance(
+        &mut self,
+        stage: Stage,
+        next: Lane,
+        patience: &Patience,
+    ) -> Result<Appliance, Failure> {
         let kit = self.kit(patience).await?;
         let disk = Disk::new(self.overlay()?, DiskFormat::Qcow2).cache(Cache::Unsafe);
         let accelerator = self.plan.accelerator;
@@ -84,8 +89,10 @@ impl Workshop {
             }
             Lane::Appliance => {
                 let hardware = self.hardware();
+                let mut disks = vec![disk.interface(hardware.interface)];
+                disks.extend(self.tray(stage, patience).await?);
                 let spec = MachineSpec {
-                    disks: vec![disk.interface(hardware.interface)],
+                    disks,
                     cpu: Some(hardware.cpu),
                     vcpus: hardware.vcpus,
                     memory_mib: hardware.memory as u32,

@@ -8,4 +8,5 @@ mod prepare;
 mod provision;
 mod seal;
 mod test;
+mod tray;
 mod warm;

@@ -63,19 +63,24 @@ impl Workshop {
             self.stop_at(index, Some(steps), patience).await?;
             self.keep_layer(index, patience).await?;
         }
-        Ok(())
+        self.give_tray_back()
     }
 
     /// Puts what a component brings along into the guest.
     async fn hand_over(&self, label: &str, files: &[HostFiles], patience: &Patience) -> Result<(), Failure> {
+        if files.is_empty() {
+            return Ok(());
+        }
+        let named = |mut failure: Failure| {
+            failure.component = Some(label.into());
+            failure
+        };
+        let tray = self.inserted(patience).await.map_err(named)?;
         for files in files {
             let text = format!("{label}: bringing {files}");
             self.note(Stage::Provision, text);
-            files.hand_over(self.guest()?, patience).await.map_err(|e| {
-                let mut failure = e.failure();
-                failure.component = Some(label.into());
-                self.with_console(failure)
-            })?;
+            let handed_over = files.hand_over(self.guest()?, tray.as_ref(), patience).await;
+            handed_over.map_err(|e| self.with_console(named(e.failure())))?;
         }
         Ok(())
     }
@@ -90,7 +95,7 @@ impl Workshop {
         all
     }
 
-    fn guest(&self) -> Result<&dyn Guest, Failure> {
+    pub(super) fn guest(&self) -> Result<&dyn Guest, Failure> {
         let running =
             self.running.as_ref().and_then(|running| running.guest()).map(|guest| guest as &dyn Guest);
         running.ok_or_else(|| out_of_order("there is nothing to run components in"))

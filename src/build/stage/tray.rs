@@ -1,0 +1,73 @@
+//! The tray of the build's machines: packed when the first one needs it, gone when the last component ran.
+
+use crate::build::begin::machine_folder;
+use crate::build::plan::Plan;
+use crate::build::tray::{Inserted, Packer, SERIAL, Tray};
+use crate::build::workshop::{Workshop, out_of_order};
+use crate::machine::Disk;
+use crate::model::{Failure, FailureKind, Stage};
+use crate::support::files::private_folder;
+use crate::support::wait::Patience;
+use std::ops::Range;
+use std::path::Path;
+
+impl Workshop {
+    /// For a machine that components run in. None: they bring nothing.
+    pub(super) async fn tray(&mut self, stage: Stage, patience: &Patience) -> Result<Option<Disk>, Failure> {
+        // Whose work is on the disk has brought what it had.
+        let ahead = self.ran.len()..self.plan.components.len();
+        let bytes: u64 = self.plan.files[ahead.clone()].iter().flatten().map(|files| files.bytes()).sum();
+        if self.tray.is_none() && bytes > 0 {
+            self.note(stage, format!("packing {} KiB of files for the guest", bytes.div_ceil(1024)));
+            // Among what machines boot from, which goes with them whatever becomes of the build.
+            let folder = machine_folder(&self.folder);
+            private_folder(&folder).map_err(|e| {
+                Failure::new(FailureKind::Environment, format!("cannot make {}: {e}", folder.display()))
+            })?;
+            let path = folder.join("tray.disk");
+            let mut packed = None;
+            let held = self
+                .hold(&path, async {
+                    let (plan, path, patience) = (self.plan.clone(), path.clone(), patience.clone());
+                    let packing = tokio::task::spawn_blocking(move || pack(&plan, ahead, &path, &patience));
+                    let tray = packing.await.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
+                    packed = Some(tray?);
+                    Ok::<(), Failure>(())
+                })
+                .await?;
+            let tray = packed.ok_or_else(|| out_of_order("nothing was packed"))?;
+            self.tray = Some((held, tray));
+        }
+        Ok(self.tray.as_ref().map(|(_, tray)| tray.disk()))
+    }
+
+    /// In the guest that runs, if its machine has one.
+    pub(super) async fn inserted(&self, patience: &Patience) -> Result<Option<Inserted<'_>>, Failure> {
+        let Some((_, tray)) = &self.tray else { return Ok(None) };
+        if !self.running.as_ref().is_some_and(|running| running.has_disk(SERIAL)) {
+            return Ok(None);
+        }
+        let inserted = tray.find(self.guest()?, patience).await;
+        inserted.map(Some).map_err(|e| self.with_console(e.failure()))
+    }
+
+    pub(super) fn give_tray_back(&mut self) -> Result<(), Failure> {
+        if let Some((held, _)) = self.tray.take() {
+            self.give_back(&held)?;
+        }
+        Ok(())
+    }
+}
+
+fn pack(plan: &Plan, components: Range<usize>, path: &Path, patience: &Patience) -> Result<Tray, Failure> {
+    let mut packer = Packer::new(path, patience).map_err(|e| e.failure())?;
+    for index in components {
+        for files in &plan.files[index] {
+            packer.add(files).map_err(|e| Failure {
+                component: Some(plan.components[index].label.clone()),
+                ..e.failure()
+            })?;
+        }
+    }
+    packer.finish().map_err(|e| e.failure())
+}

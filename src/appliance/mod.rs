@@ -20,6 +20,7 @@ mod start;
 mod tree;
 mod vmlinux;
 mod volumes;
+pub mod warm;
 mod within;
 
 pub use alive::Alive;

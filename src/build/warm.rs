@@ -2,7 +2,8 @@
 
 use super::machines::Hardware;
 use crate::appliance::DiskFacts;
-use crate::boot::warm::{self, About, Identity, Known, Origin, Store, WarmError, host_cpu};
+use crate::appliance::warm::{Identity, State, Store, WarmError, host_cpu};
+use crate::boot::warm::{self, About, Known, Origin};
 use crate::boot::{BootRequest, BootedGuest, Holds, Start, Watch};
 use crate::guest::agent;
 use crate::machine::{Interface, Qemu};
@@ -84,12 +85,13 @@ impl Warmth {
         patience: &Patience,
     ) -> Result<Option<BootedGuest>, Failure> {
         let begun = Instant::now();
-        let state = match self.store.find(&self.identity) {
+        let found = self.store.find(&self.identity).and_then(|state| state.map(known).transpose());
+        let (known, state) = match found {
             Ok(None) => return Ok(None),
-            Ok(Some(state)) => state,
+            Ok(Some(found)) => found,
             Err(e) => return self.unfit(&e).map(|()| None),
         };
-        let request = request(state.known())?;
+        let request = request(&known)?;
         let disk = request.spec.disks[0].path.clone();
         match warm::wake(&state, request, &self.parent, self.watch.clone(), patience).await {
             Ok(guest) => {
@@ -127,15 +129,16 @@ impl Warmth {
             holds: Holds::of(facts),
             machine_id: facts.machine_id,
         };
-        let state = match warm::keep(&self.store, guest, about, staging, patience).await {
-            Ok(state) => state,
+        let kept = warm::keep(&self.store, guest, about, staging, patience).await.and_then(known);
+        let (known, state) = match kept {
+            Ok(kept) => kept,
             Err(e) => {
                 self.unfit(&e)?;
                 unlink(disk);
                 return Ok(None);
             }
         };
-        let request = request(state.known())?;
+        let request = request(&known)?;
         match warm::wake(&state, request, &self.parent, self.watch.clone(), patience).await {
             Ok(guest) => {
                 let (mib, took) = (state.bytes() >> 20, human_duration(begun.elapsed().as_millis() as u64));
@@ -165,6 +168,10 @@ impl Warmth {
         self.watch.note(&format!("no warm start of {}, so it boots: {error}", self.title));
         Ok(())
     }
+}
+
+fn known(state: State) -> Result<(Known, State), WarmError> {
+    Ok((Known::of(&state)?, state))
 }
 
 /// A machine that was just killed may have it open for a moment yet: what is made anew is another file.

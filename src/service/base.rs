@@ -1,8 +1,8 @@
 //! Bases, as far as they have to do with images.
 
 use super::{Service, run};
+use crate::appliance::warm::Store;
 use crate::base::{BaseError, BaseImage, DISK, Damaged};
-use crate::boot::warm::Store;
 use crate::model::Failure;
 use std::path::Path;
 

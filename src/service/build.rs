@@ -2,7 +2,7 @@
 
 use super::store::{self, Pruned};
 use super::{Service, image, log};
-use crate::boot::warm::Store;
+use crate::appliance::warm::Store;
 use crate::build::begin::{Asked, Begun, TOUCHED, begin, begin_again};
 use crate::build::details::Details;
 use crate::build::driver::{Order, drive};

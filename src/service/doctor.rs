@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use crate::appliance::warm::Store;
 use crate::base;
-use crate::boot::warm::Store;
 use crate::disk;
 use crate::machine::accelerator::{self, Choice, Freshness};
 use crate::machine::{Accelerator, MachineError, Qemu, default_cpu, firmware};

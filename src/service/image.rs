@@ -1,7 +1,7 @@
 //! Images: list, show, export, remove.
 
 use super::{Service, run};
-use crate::boot::warm::Store;
+use crate::appliance::warm::Store;
 use crate::build::details::Details;
 use crate::build::lock::Lock;
 use crate::build::recover::lock_path;

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use kiln::appliance::warm::{WarmError, lay_down, rouse};
 use kiln::appliance::{Alive, Kit};
-use kiln::boot::warm::{WarmError, lay_down, rouse};
 use kiln::guest::session::{Expect, Session, Waking};
 use kiln::guest::{Guest, GuestError};
 use kiln::machine::{DirectKernel, Disk, Exit, Interface, Machine, MachineError, MachineSpec, Memory};

@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::error::file;
-use super::nap::lay_down;
-use super::record::{DISK, INITRD, KERNEL, Known, MEMORY, Piece, Record, VARIABLES, copy, extra};
-use super::{Identity, State, Store, WarmError};
+use super::known::{DISK, INITRD, KERNEL, Known, VARIABLES, extra};
+use crate::appliance::warm::{
+    Identity, MEMORY, Piece, Record, State, Store, WarmError, copy, file, lay_down,
+};
 use crate::boot::guest::{BootedGuest, Lying};
 use crate::boot::{CloudInit, Holds};
-use crate::support::clock;
 use crate::support::files::private_folder;
 use crate::support::wait::Patience;
 
@@ -60,26 +59,16 @@ pub async fn keep(
     });
     let copied = patience.wait("copying what the guest stands on", copying).await?;
     let mut files = copied.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))?;
-    files.insert(MEMORY.into(), Piece { bytes: memory.bytes, digest: memory.digest });
-    let record = Record {
-        schema: Record::schema(),
-        title: about.title.into(),
-        parts: about.identity.parts.clone(),
-        created: clock::now_ms(),
-        known: Known {
-            holds: about.holds,
-            cloud_init: request.cloud_init.clone(),
-            failed_units: ready.failed_units,
-        },
-        nonce: started.nonce.clone(),
+    let mut record = Record::new(about.title, about.identity, &started.nonce, spec, memory);
+    record.files.append(&mut files);
+    let known = Known {
+        holds: about.holds,
+        cloud_init: request.cloud_init.clone(),
+        failed_units: ready.failed_units,
         own_machine_id: !about.machine_id,
-        machine_type: memory.machine_type,
-        shape: memory.shape,
-        qemu: memory.qemu,
-        command_line: spec.kernel.as_ref().map(|k| k.command_line.clone()),
         extras: spec.disks[1..].iter().map(|d| d.serial.clone()).collect(),
-        files,
     };
+    record.known = serde_json::to_value(known).expect("it is plain data");
     record.write(staging)?;
     store.add(staging, about.identity)
 }

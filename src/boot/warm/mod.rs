@@ -1,22 +1,14 @@
-//! Warm states: guests that have booted, kept with their memory, and gone on from instead of booting.
+//! Guests that have booted, kept with their memory, and gone on from instead of booting.
 //!
-//! A state is the memory of a machine that stood still, a copy of the disk it wrote on, and what else the
-//! machine was made of. Every guest that wakes has a disk of its own, a copy of that copy on the same
-//! parent: so nothing ever depends on a state, and one may be removed at any time. Whatever is wrong with
-//! a state, the answer is an ordinary boot.
+//! To the memory comes a copy of the disk that the guest wrote on. Every guest that wakes has a disk of its
+//! own, a copy of that copy on the same parent: so nothing depends on a state here, either.
 
-mod error;
 mod keep;
-mod nap;
+mod known;
 mod origin;
-mod record;
-mod store;
 mod wake;
 
-pub use error::WarmError;
 pub use keep::{About, keep};
-pub use nap::{lay_down, rouse};
-pub use origin::{Identity, Origin, host_cpu};
-pub use record::Known;
-pub use store::{Listed, State, Store};
+pub use known::Known;
+pub use origin::Origin;
 pub use wake::wake;

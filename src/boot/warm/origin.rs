@@ -1,10 +1,9 @@
 //! What a warm state is of: a pure function of everything that a guest's memory depends on.
 
-use std::collections::BTreeMap;
-
 use kiln_protocol::VERSION;
 use sha2::{Digest, Sha256};
 
+use crate::appliance::warm::{Identity, hex};
 use crate::boot::Start;
 use crate::machine::{Accelerator, Interface, Network};
 use crate::model::Architecture;
@@ -34,14 +33,6 @@ pub struct Origin<'a> {
     pub qemu: &'a str,
     /// The agent's own bytes.
     pub agent: &'a [u8],
-}
-
-/// Names a state. Guests of the same origin can go on from it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// SHA-256 over the parts, in hex.
-    pub digest: String,
-    pub parts: BTreeMap<String, String>,
 }
 
 impl Origin<'_> {
@@ -75,30 +66,6 @@ impl Origin<'_> {
     }
 }
 
-impl Identity {
-    pub(super) fn of(parts: BTreeMap<String, String>) -> Identity {
-        let mut digest = Sha256::new();
-        for (name, value) in &parts {
-            // The length says where a value ends, whatever is in it.
-            digest.update(format!("{name} {} {value}\n", value.len()));
-        }
-        Identity { digest: hex(&digest.finalize()), parts }
-    }
-}
-
-/// Whether a guest sees the host's own processor, and then which one: a memory is of no use on another.
-pub fn host_cpu(accelerator: Accelerator) -> Option<String> {
-    if accelerator == Accelerator::Tcg {
-        return None;
-    }
-    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let tells = ["model name", "stepping", "flags", "Features", "CPU part"];
-    let first = text.split("\n\n").next().unwrap_or_default();
-    let lines: Vec<&str> = first.lines().filter(|l| tells.iter().any(|t| l.starts_with(t))).collect();
-    let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
-    Some(hex(&Sha256::digest(format!("{kernel}\n{}", lines.join("\n")))))
-}
-
 fn network(network: &Network) -> String {
     match network {
         Network::None => "none".into(),
@@ -108,10 +75,6 @@ fn network(network: &Network) -> String {
             format!("user {restricted}{}", forwards.concat())
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -171,11 +134,5 @@ mod tests {
         names.sort();
         names.dedup();
         assert_eq!(names.len(), all, "each of them has a name of its own");
-    }
-
-    #[test]
-    fn the_host_counts_only_where_guests_see_it() {
-        assert_eq!(host_cpu(Accelerator::Tcg), None);
-        assert_eq!(host_cpu(Accelerator::Kvm).unwrap().len(), 64);
     }
 }

@@ -1,7 +1,7 @@
 //! `kiln build FILE`.
 
 use super::planning::{self, Caching, Recipe};
-use crate::boot::warm::Store;
+use crate::appliance::warm::Store;
 use crate::build::begin::Begun;
 use crate::build::layers::Reuse;
 use crate::build::plan::Plan;

@@ -8,7 +8,7 @@ pub use documents::Runner;
 
 use file::File;
 
-use crate::boot::warm;
+use crate::appliance::warm;
 use crate::component::fetch::Fetching;
 use crate::machine::accelerator::Choice;
 use crate::model::{Failure, FailureKind};

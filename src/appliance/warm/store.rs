@@ -4,41 +4,46 @@
 //! something to clear away. There are no locks: who wakes a guest while its state is removed meets a
 //! missing file and boots.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::error::file;
-use super::record::{RECORD, Record};
-use super::{Identity, Known, WarmError};
+use super::nap::rouse;
+use super::record::{Piece, RECORD, Record};
+use super::{Alive, Identity, WarmError};
+use crate::guest::session::Waking;
+use crate::machine::MachineSpec;
 use crate::support::files;
+use crate::support::wait::Patience;
 
-/// Beside a machine's memory, a state has what its guest wrote while it booted, and what started it.
+/// Beside a machine's memory, a state may have what its guest wrote while it booted, and what started it.
 const BESIDE: u64 = 1 << 30;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Store {
     home: PathBuf,
     /// Bytes that all states together may have.
     limit: u64,
 }
 
-/// A guest that can be woken.
+/// A machine that can be woken.
 #[derive(Clone, Debug)]
 pub struct State {
-    pub(super) folder: PathBuf,
-    pub(super) record: Record,
+    folder: PathBuf,
+    record: Record,
     kept: bool,
 }
 
-/// For people, and for who counts.
+/// For people, and for who counts or tidies up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
     pub identity: String,
     pub title: String,
-    /// Digest of the disk that it is of.
-    pub disk: String,
+    /// See [`Identity`].
+    pub parts: BTreeMap<String, String>,
     pub bytes: u64,
     pub created: i64,
     pub used: SystemTime,
@@ -60,8 +65,16 @@ impl Store {
         self.limit > 0 && free > (memory_mib << 20) + BESIDE
     }
 
+    /// Whether there may be any, and one of so many bytes.
+    pub fn takes(&self, bytes: u64) -> bool {
+        self.limit > 0 && bytes <= self.limit
+    }
+
     /// The state of that identity. One that is not whole is an error, and gone afterwards.
     pub fn find(&self, identity: &Identity) -> Result<Option<State>, WarmError> {
+        if self.limit == 0 {
+            return Ok(None);
+        }
         let folder = self.folder().join(&identity.digest);
         let found = State::open(&folder, true);
         let fits = |state: State| match state.record.parts == identity.parts {
@@ -99,19 +112,27 @@ impl Store {
 
     /// Removes all of them. A guest that has woken needs none.
     pub fn clear(&self) {
-        self.list().iter().for_each(|l| self.forget(&self.folder().join(&l.identity)));
+        self.remove_all(&self.list());
+    }
+
+    /// Removes those that are listed. Returns the bytes that this freed.
+    pub fn remove_all<'a>(&self, gone: impl IntoIterator<Item = &'a Listed>) -> u64 {
+        let freed = gone.into_iter().map(|l| {
+            self.forget(&self.folder().join(&l.identity));
+            l.bytes
+        });
+        freed.sum()
     }
 
     /// Those of a disk that goes, too. Returns the bytes that this freed.
     pub fn remove_of(&self, disk: &str) -> u64 {
-        let gone: Vec<Listed> = self.list().into_iter().filter(|l| l.disk == disk).collect();
-        gone.iter().for_each(|l| self.forget(&self.folder().join(&l.identity)));
-        gone.iter().map(|l| l.bytes).sum()
+        let of_it = |l: &&Listed| l.parts.get("disk").is_some_and(|d| d == disk);
+        self.remove_all(self.list().iter().filter(of_it))
     }
 
     /// Takes a finished folder in, and drops what was unused longest for it. A state that there is no
     /// room for stays where it is, to be woken from once.
-    pub(super) fn add(&self, staging: &Path, identity: &Identity) -> Result<State, WarmError> {
+    pub fn add(&self, staging: &Path, identity: &Identity) -> Result<State, WarmError> {
         let mut state = State::open(staging, false)?
             .ok_or_else(|| WarmError::Damaged { path: staging.into(), what: "it has no record".into() })?;
         let bytes = state.record.bytes();
@@ -167,8 +188,37 @@ impl State {
         }
     }
 
-    pub fn known(&self) -> &Known {
-        &self.record.known
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    pub fn piece(&self, name: &str) -> Result<&Piece, WarmError> {
+        self.record.piece(&self.folder, name)
+    }
+
+    /// What it is an error for that its record says.
+    pub fn damaged(&self, what: String) -> WarmError {
+        WarmError::Damaged { path: self.folder.join(RECORD), what }
+    }
+
+    /// Starts a machine from it. Its guest is this start's own when this returns: with this host's clock, new
+    /// randomness, the machine id where one is given, and a nonce of this start's, which is returned, too.
+    pub async fn rouse(
+        &self,
+        spec: &MachineSpec,
+        folder: &Path,
+        machine_id: Option<String>,
+        patience: &Patience,
+    ) -> Result<(Alive, String), WarmError> {
+        let memory = self.record.memory(&self.folder)?;
+        let waking = Waking { nonce: self.record.nonce.clone(), machine_id };
+        let woken = rouse(&memory, spec, folder, &waking, patience).await?;
+        self.touch();
+        Ok(woken)
     }
 
     /// Whether it is there for the next time, too.
@@ -190,7 +240,7 @@ impl State {
         Listed {
             identity: self.identity().digest,
             title: record.title.clone(),
-            disk: record.parts.get("disk").cloned().unwrap_or_default(),
+            parts: record.parts.clone(),
             bytes: record.bytes(),
             created: record.created,
             used: used.unwrap_or(SystemTime::UNIX_EPOCH),
@@ -198,7 +248,7 @@ impl State {
     }
 
     /// It was of use just now.
-    pub(super) fn touch(&self) {
+    fn touch(&self) {
         // What could not be noted makes it the older one of two.
         let _ = File::open(self.folder.join(RECORD)).and_then(|f| f.set_modified(SystemTime::now()));
     }

@@ -4,79 +4,68 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::WarmError;
 use super::error::file;
-use crate::boot::{CloudInit, Holds};
-use crate::machine::{Memory, digested};
-use crate::support::files;
+use super::{Identity, WarmError};
+use crate::machine::{MachineSpec, Memory, digested};
+use crate::support::{clock, files};
 
 /// Without it a folder is no state.
 pub(super) const RECORD: &str = "state.json";
-pub(super) const MEMORY: &str = "memory";
-/// What the guest wrote, on its parent.
-pub(super) const DISK: &str = "disk.qcow2";
-pub(super) const KERNEL: &str = "kernel";
-pub(super) const INITRD: &str = "initrd";
-/// As it is called in a machine's folder.
-pub(super) const VARIABLES: &str = "efivars.fd";
+pub const MEMORY: &str = "memory";
 
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 /// A record is short; more than this was not written by kiln.
 const RECORD_LIMIT: u64 = 1 << 20;
 
-/// What has to be known of a guest to boot it again, when it reboots.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Known {
-    pub holds: Holds,
-    pub cloud_init: CloudInit,
-    /// Units that failed while it booted.
-    pub failed_units: Vec<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Record {
-    pub schema: u32,
+pub struct Record {
+    schema: u32,
     /// For people: what was booted.
     pub title: String,
-    /// See `Identity`.
+    /// See [`Identity`].
     pub parts: BTreeMap<String, String>,
     /// Milliseconds since 1970.
     pub created: i64,
-    pub known: Known,
     /// The agent's, when it lay down.
     pub nonce: String,
-    /// The machine id was made at the boot that is in the memory.
-    pub own_machine_id: bool,
-    pub machine_type: String,
-    pub shape: String,
-    pub qemu: String,
+    machine_type: String,
+    shape: String,
+    qemu: String,
     /// Of a kernel that was started directly.
     pub command_line: Option<String>,
-    /// Serials of the read-only disks after the first, whose files are called by [`extra`].
-    pub extras: Vec<Option<String>>,
     /// Every file of the state but this one.
     pub files: BTreeMap<String, Piece>,
+    /// What only who keeps such machines understands.
+    pub known: Value,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Piece {
+pub struct Piece {
     pub bytes: u64,
     /// SHA-256, in hex.
     pub digest: String,
 }
 
-/// The file of a disk that was injected.
-pub(super) fn extra(index: usize) -> String {
-    format!("extra-{index}")
-}
-
 impl Record {
-    pub fn schema() -> u32 {
-        SCHEMA
+    /// Of a machine that was laid down, whose memory is the only file so far.
+    pub fn new(title: &str, identity: &Identity, nonce: &str, spec: &MachineSpec, memory: Memory) -> Record {
+        Record {
+            schema: SCHEMA,
+            title: title.into(),
+            parts: identity.parts.clone(),
+            created: clock::now_ms(),
+            nonce: nonce.into(),
+            machine_type: memory.machine_type,
+            shape: memory.shape,
+            qemu: memory.qemu,
+            command_line: spec.kernel.as_ref().map(|k| k.command_line.clone()),
+            files: [(MEMORY.into(), Piece { bytes: memory.bytes, digest: memory.digest })].into(),
+            known: Value::Null,
+        }
     }
 
     pub fn write(&self, folder: &Path) -> Result<(), WarmError> {
@@ -127,7 +116,7 @@ impl Record {
 }
 
 /// Copies a file into a new or emptied one, durably where it is to be kept. Blocks.
-pub(super) fn copy(from: &Path, to: &Path, durable: bool) -> Result<Piece, WarmError> {
+pub fn copy(from: &Path, to: &Path, durable: bool) -> Result<Piece, WarmError> {
     let source = std::fs::File::open(from).map_err(file("cannot read", from))?;
     let target = std::fs::File::create(to).map_err(file("cannot write", to))?;
     let (bytes, digest) = digested(source, &target).map_err(file("cannot write", to))?;

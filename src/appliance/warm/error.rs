@@ -1,4 +1,4 @@
-//! Why a guest could not be kept with its memory, or not be woken. Never a reason for anything to fail.
+//! Why a machine could not be kept with its memory, or not be woken. Never a reason for anything to fail.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -46,7 +46,7 @@ impl WarmError {
 }
 
 /// For `map_err`.
-pub(super) fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> WarmError {
+pub fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> WarmError {
     let path = path.to_owned();
     move |source| WarmError::File { doing, path, source }
 }

@@ -3,8 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::WarmError;
-use crate::appliance::Alive;
+use super::{Alive, WarmError};
 use crate::guest::session::{Expect, Session, Waking};
 use crate::guest::{GuestError, nonce};
 use crate::machine::{Machine, MachineSpec, Memory};

@@ -1,8 +1,9 @@
 //! States of a few bytes: what is whole, what goes, and in which order.
 
 use super::*;
-use crate::boot::warm::record::{MEMORY, Piece};
-use crate::boot::{CloudInit, Holds};
+use crate::appliance::warm::record::MEMORY;
+use crate::machine::{Accelerator, Memory};
+use crate::model::Architecture;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -15,22 +16,16 @@ fn staged(home: &Path, disk: &str, bytes: usize) -> PathBuf {
     let folder = home.join(format!("staged-{disk}"));
     fs::create_dir_all(&folder).unwrap();
     fs::write(folder.join(MEMORY), vec![7; bytes]).unwrap();
-    let piece = Piece { bytes: bytes as u64, digest: "d".into() };
-    let record = Record {
-        schema: Record::schema(),
-        title: disk.into(),
-        parts: identity(disk).parts,
-        created: 1,
-        known: Known { holds: Holds::default(), cloud_init: CloudInit::Alone, failed_units: Vec::new() },
-        nonce: "n".into(),
-        own_machine_id: true,
+    let memory = Memory {
+        path: folder.join(MEMORY),
+        bytes: bytes as u64,
+        digest: "d".into(),
         machine_type: "pc-q35-7.2".into(),
         shape: "s".into(),
         qemu: "7.2.22".into(),
-        command_line: None,
-        extras: Vec::new(),
-        files: BTreeMap::from([(MEMORY.to_owned(), piece)]),
     };
+    let spec = MachineSpec::new("m", Architecture::X86_64, Accelerator::Tcg);
+    let record = Record::new(disk, &identity(disk), "n", &spec, memory);
     record.write(&folder).unwrap();
     folder
 }
@@ -64,7 +59,9 @@ fn what_was_unused_longest_makes_room() {
     assert_eq!(titles(&store), ["a", "d"], "nothing goes for what does not stay");
     assert_eq!(store.remove_of("a"), 300);
     assert_eq!(titles(&store), ["d"]);
-    assert!(!Store::new(home.path(), 0).has_room(1));
+    let none = Store::new(home.path(), 0);
+    assert!(!none.has_room(1) && !none.takes(0) && none.find(&identity("d")).unwrap().is_none());
+    assert!(store.takes(1000) && !store.takes(1001));
 }
 
 #[test]

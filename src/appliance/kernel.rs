@@ -23,8 +23,9 @@ pub struct Kernel {
     pub image: PathBuf,
     /// An archive (cpio) with the modules that the appliance may need.
     pub modules: PathBuf,
-    /// Name and version of the package: `linux-image-6.1.0-56-cloud-amd64_6.1.192-2_amd64`.
-    pub package: String,
+    /// Version of the layout, and name and version of the package:
+    /// `v4 linux-image-6.1.0-56-cloud-amd64_6.1.192-2_amd64`.
+    pub stamp: String,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +52,7 @@ pub enum KernelError {
 }
 
 /// Version of the folder's layout: raised when an old one would not do any more.
-const LAYOUT: u32 = 3;
+const LAYOUT: u32 = 4;
 
 /// How the name of a folder begins in which a kernel is being made.
 const WORK: &str = ".kernel-";
@@ -66,7 +67,7 @@ pub async fn ensure(
     let kernel = |package: String| Kernel {
         image: folder.join("kernel"),
         modules: folder.join("modules.cpio"),
-        package: package.trim().to_owned(),
+        stamp: format!("v{LAYOUT} {}", package.trim()),
     };
     if let Ok(package) = std::fs::read_to_string(folder.join("package")) {
         return Ok(kernel(package));

@@ -3,6 +3,7 @@
 //! The kernel comes once from the host's own package sources ([`super::kernel`])
 //! and stays; the initramfs is that kernel's modules and this kiln's agent, so
 //! its name has a digest of both and a new kiln makes a new one beside it.
+//! With a store of warm states the kit is also what its appliances wake from.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::kernel::{self, KernelError};
+use super::warm::{Store, hex};
 use crate::guest::agent;
 use crate::guest::inject::cpio::Archive;
 use crate::model::{Architecture, FailureKind};
@@ -23,6 +25,10 @@ pub struct Kit {
     pub architecture: Architecture,
     pub kernel: PathBuf,
     pub initrd: PathBuf,
+    /// Of both, as they are.
+    pub digest: String,
+    /// Where appliances are kept with their memory; None: each of them boots.
+    pub warm: Option<Store>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -60,8 +66,8 @@ impl Kit {
     ) -> Result<Kit, KitError> {
         let program = agent::binary(architecture).ok_or(KitError::NoAgent(architecture))?;
         let kernel = kernel::ensure(store, architecture, patience).await?;
-        let digest = Sha256::new().chain_update(kernel.package.as_bytes()).chain_update(program).finalize();
-        let digest: String = digest.iter().take(8).map(|b| format!("{b:02x}")).collect();
+        let digest = Sha256::new().chain_update(&kernel.stamp).chain_update(program).finalize();
+        let digest = hex(&digest[..8]);
         let initrd = store.join(format!("initrd-{architecture}-{digest}.cpio"));
         let failed = |source| KitError::File { path: initrd.clone(), source };
         if !initrd.exists() {
@@ -69,7 +75,12 @@ impl Kit {
             bytes.extend_from_slice(&init(program));
             write_atomic(&initrd, &bytes).map_err(failed)?;
         }
-        Ok(Kit { architecture, kernel: kernel.image, initrd })
+        Ok(Kit { architecture, kernel: kernel.image, initrd, digest, warm: None })
+    }
+
+    /// The same, whose appliances wake from what is kept there.
+    pub fn warmed(self, warm: Option<&Store>) -> Kit {
+        Kit { warm: warm.cloned(), ..self }
     }
 }
 

@@ -20,6 +20,7 @@ mod start;
 mod tree;
 mod vmlinux;
 mod volumes;
+mod wake;
 pub mod warm;
 mod within;
 
@@ -33,5 +34,5 @@ pub use inspect::{Contents, Details};
 pub use kernel::KernelError;
 pub use kit::{Kit, KitError};
 pub use seal::SealReport;
-pub use start::Appliance;
+pub use start::{Appliance, Begun};
 pub use tree::Mount;

@@ -9,13 +9,17 @@ use crate::support::command::{CommandError, Tool};
 use crate::support::wait::Patience;
 
 /// Loaded at once. Each is a module or built in, or it cannot work.
-const ALWAYS: [&str; 5] = ["virtio_pci", "virtio_blk", "virtio_console", "virtio_rng", "ext4"];
+const ALWAYS: [&str; 4] = ["virtio_pci", "virtio_console", "virtio_rng", "ext4"];
 
-/// Loaded at once where the kernel has them as modules.
-const IF_THERE: [&str; 2] = ["nvme", "pvpanic_pci"];
+/// Loaded at once where the kernel has it as a module.
+const IF_THERE: &str = "pvpanic_pci";
 
-/// Loaded when a disk or a network card asks for them.
-const ON_DEMAND: [&str; 4] = ["xfs", "btrfs", "vfat", "virtio_net"];
+/// Loaded when a disk or a network card asks for them. Those of the disks themselves are, too: a
+/// memory that is saved before knows nothing of any disk.
+const ON_DEMAND: [&str; 5] = ["virtio_blk", "xfs", "btrfs", "vfat", "virtio_net"];
+
+/// The same, but the kernel may do without.
+const ON_DEMAND_IF_THERE: &str = "nvme";
 
 /// What a module asks the kernel for by another name than a module's, when it is used.
 const ALSO: [(&str, &[&str]); 4] = [
@@ -54,11 +58,11 @@ pub async fn archive(folder: &Path, patience: &Patience) -> Result<Vec<u8>, Modu
         tree.files.insert(name_of(line), line.to_owned());
     }
     let mut order = Vec::new();
-    for (name, must) in ALWAYS.iter().map(|n| (n, true)).chain(IF_THERE.iter().map(|n| (n, false))) {
+    for (name, must) in ALWAYS.map(|name| (name, true)).into_iter().chain([(IF_THERE, false)]) {
         order.extend(tree.pick(name, must, patience).await?);
     }
-    for name in ON_DEMAND {
-        tree.pick(name, true, patience).await?;
+    for (name, must) in ON_DEMAND.map(|name| (name, true)).into_iter().chain([(ON_DEMAND_IF_THERE, false)]) {
+        tree.pick(name, must, patience).await?;
     }
     let release = folder.file_name().unwrap_or_default().to_string_lossy();
     Ok(pack(&release, &tree.picked, &order, &builtin))
@@ -221,11 +225,12 @@ mod tests {
         let base = "lib/modules/6.1.0-test/kernel";
         assert!(
             text.contains(&format!(
-                "{base}/ring.ko\n{base}/virtio.ko\n{base}/virtio_pci.ko\n{base}/virtio_blk.ko\n\
+                "{base}/ring.ko\n{base}/virtio.ko\n{base}/virtio_pci.ko\n\
                  {base}/virtio_console.ko\n{base}/virtio-rng.ko\n\0"
             )),
             "{text}"
         );
+        assert!(text.contains("kernel/virtio_blk.ko: kernel/virtio.ko kernel/ring.ko\n"), "{text}");
         assert!(text.contains("kernel/xfs.ko: kernel/libcrc32c.ko kernel/virtio.ko\n"), "{text}");
         assert!(text.contains("kernel/vfat.ko: kernel/nls_cp437.ko kernel/fat.ko\n"), "{text}");
         assert!(!text.contains("unused"));

@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use kiln_protocol::message::{Operation, PowerAction};
 
+use super::wake::Warmth;
 use super::{Alive, ApplianceError, Kit};
 use crate::guest::session::{Expect, Session};
 use crate::guest::{GuestFiles, nonce};
-use crate::machine::{Accelerator, DirectKernel, Disk, Exit, Machine, MachineSpec};
+use crate::machine::{Accelerator, DirectKernel, Disk, Exit, Interface, Machine, MachineSpec};
 use crate::model::{Architecture, Firmware};
 use crate::support::wait::Patience;
 
 const MEMORY_MIB: u32 = 512;
 
-/// From power-on to its greeting it takes 2 s; under emulation on a host that is busy, many times that.
+/// Until it answers it takes 2 s; under emulation on a host that is busy, many times that.
 const START_LIMIT: Duration = Duration::from_secs(300);
 
 /// Going down is unmounting.
@@ -27,10 +28,35 @@ pub struct Appliance {
     alive: Alive,
     /// The first disk's device in the appliance, as `/dev/vda`.
     pub(super) disk: String,
+    begun: Begun,
+}
+
+/// How an appliance came up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Begun {
+    Booted,
+    /// It booted, is kept for the next ones, so many bytes of it, and woke from that.
+    Kept(u64),
+    Woken,
+    /// It booted, for what was kept, or was to be, is of no use, and why.
+    Instead(String),
+}
+
+impl Begun {
+    /// What people are told of.
+    pub fn note(&self) -> Option<String> {
+        match self {
+            Begun::Booted | Begun::Woken => None,
+            Begun::Kept(bytes) => {
+                Some(format!("kept kiln's appliance warm for the next time: {} MiB", bytes >> 20))
+            }
+            Begun::Instead(why) => Some(format!("no warm start of kiln's appliance, so it boots: {why}")),
+        }
+    }
 }
 
 impl Appliance {
-    /// Boots the kit with `disks`; the first one is the disk that jobs work on.
+    /// An appliance of the kit with `disks`; the first one is the disk that jobs work on.
     ///
     /// `folder` is the machine's own: its console is recorded there.
     pub async fn start(
@@ -58,31 +84,26 @@ impl Appliance {
     ) -> Result<Appliance, ApplianceError> {
         let first = spec.disks.first_mut().expect("an appliance has a disk to work on");
         let serial = first.serial.get_or_insert_with(|| "disk".into()).clone();
-        let nonce = nonce().map_err(|e| ApplianceError::File { path: "/dev/urandom".into(), source: e })?;
         spec.firmware = Firmware::Bios;
-        spec.kernel = Some(DirectKernel {
-            kernel: kit.kernel.clone(),
-            initrd: Some(kit.initrd.clone()),
-            command_line: command_line(kit.architecture, &nonce),
-        });
-        let machine = Machine::start(&spec, folder, patience).await?;
-        let link = machine.agent_link().expect("a machine has its link until somebody takes it");
-        let patience = patience.at_most(START_LIMIT);
-        let session = tokio::select! {
-            session = Session::connect(link, Expect::new(nonce), &patience) => session,
-            exit = machine.wait_exit(&patience) => {
-                return Err(ApplianceError::NotUp { exit: exit?, console: machine.console_tail(CONSOLE_LINES) });
-            }
+        let patience = &patience.at_most(START_LIMIT);
+        let (alive, begun) = match Warmth::of(kit, &spec, folder, patience).await? {
+            Some(warmth) => warmth.start(kit, &spec, patience).await?,
+            None => (boot(kit, &spec, folder, patience).await?.0, Begun::Booted),
         };
-        let session = match session {
-            Ok(session) => session,
-            Err(source) => return Err(silent(&machine, source).await),
-        };
-        let alive = Alive { machine, session };
-        let devices = alive.devices(&patience).await.map_err(ApplianceError::during("listing its disks"))?;
+        // Not before: the memory that others go on from is of an appliance that has seen no disk.
+        let mut names: Vec<String> = spec.disks.iter().map(|d| driver(d.interface).to_owned()).collect();
+        names.dedup();
+        let listing = || ApplianceError::during("listing its disks");
+        alive.act(Operation::LoadModules { names }, patience).await.map_err(listing())?;
+        let devices = alive.devices(patience).await.map_err(listing())?;
         let disk = devices.into_iter().find(|d| d.serial.as_deref() == Some(&serial));
         let disk = disk.map(|d| d.path).expect("the kernel has a driver for both kinds of disks");
-        Ok(Appliance { alive, disk })
+        Ok(Appliance { alive, disk, begun })
+    }
+
+    /// How it came up.
+    pub fn begun(&self) -> &Begun {
+        &self.begun
     }
 
     /// The guest that it is: everything of [`crate::guest::Guest`] but a reboot.
@@ -103,6 +124,45 @@ impl Appliance {
             Exit::GuestShutdown => Ok(()),
             other => Err(ApplianceError::Ended(other)),
         }
+    }
+}
+
+/// The machine with its kernel. What is in `nonce` takes its place on the command line.
+pub(super) fn with_kernel(spec: &MachineSpec, kit: &Kit, nonce: &str) -> MachineSpec {
+    let kernel = DirectKernel {
+        kernel: kit.kernel.clone(),
+        initrd: Some(kit.initrd.clone()),
+        command_line: command_line(kit.architecture, nonce),
+    };
+    MachineSpec { kernel: Some(kernel), ..spec.clone() }
+}
+
+/// An ordinary boot until the agent has greeted, and its nonce.
+pub(super) async fn boot(
+    kit: &Kit,
+    spec: &MachineSpec,
+    folder: &Path,
+    patience: &Patience,
+) -> Result<(Alive, String), ApplianceError> {
+    let nonce = nonce().map_err(|e| ApplianceError::File { path: "/dev/urandom".into(), source: e })?;
+    let machine = Machine::start(&with_kernel(spec, kit, &nonce), folder, patience).await?;
+    let link = machine.agent_link().expect("a machine has its link until somebody takes it");
+    let session = tokio::select! {
+        session = Session::connect(link, Expect::new(&nonce), patience) => session,
+        exit = machine.wait_exit(patience) => {
+            return Err(ApplianceError::NotUp { exit: exit?, console: machine.console_tail(CONSOLE_LINES) });
+        }
+    };
+    match session {
+        Ok(session) => Ok((Alive { machine, session }, nonce)),
+        Err(source) => Err(silent(&machine, source).await),
+    }
+}
+
+fn driver(interface: Interface) -> &'static str {
+    match interface {
+        Interface::Virtio => "virtio_blk",
+        Interface::Nvme => "nvme",
     }
 }
 

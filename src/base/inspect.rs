@@ -2,21 +2,24 @@
 
 use super::work::Work;
 use super::{BaseError, BaseImage, Store};
-use crate::appliance::{Appliance, DiskFacts, Kit};
+use crate::appliance::{Appliance, DiskFacts, Kit, warm};
 use crate::disk;
 use crate::machine::{Accelerator, Cache, Disk};
 use crate::model::DiskFormat;
 use crate::support::wait::Patience;
 use std::path::Path;
 
-/// Looks at a base image's disk through an overlay that is thrown away.
+/// Looks at a base image's disk through an overlay that is thrown away, in an appliance that may be one of
+/// those that are kept warm there.
 pub async fn inspect(
     store: &Store,
     image: &BaseImage,
     accelerator: Accelerator,
+    warm: &warm::Store,
     patience: &Patience,
 ) -> Result<DiskFacts, BaseError> {
     let kit = Kit::ensure(&store.home().join("appliance"), image.architecture, patience).await?;
+    let kit = kit.warmed(Some(warm));
     let work = Work::create(store.home()).await?;
     let result = look(&kit, image, accelerator, &work.path, patience).await;
     work.remove().await;

@@ -202,6 +202,7 @@ async fn kernel(
             let appliance =
                 Appliance::start(&request.kit, vec![disk], accelerator, &folder, patience).await?;
             watch.machine(appliance.machine().identity(), appliance.machine().folder());
+            appliance.begun().note().iter().for_each(|note| watch.note(note));
             let target = request.folder.join("boot");
             std::fs::create_dir_all(&target)
                 .map_err(|source| BootError::File { path: target.clone(), source })?;

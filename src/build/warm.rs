@@ -14,6 +14,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+/// What of a build may wake instead of booting, and where it is kept. None: it boots.
+#[derive(Clone, Debug, Default)]
+pub struct Warm {
+    pub appliances: Option<Store>,
+    pub guests: Option<Store>,
+}
+
 /// A disk that guests are booted from, each on an overlay of its own.
 #[derive(Clone, Debug)]
 pub struct Stand<'a> {

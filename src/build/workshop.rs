@@ -9,7 +9,7 @@ use super::machines::BuildWatch;
 use super::plan::Plan;
 use super::running::Running;
 use super::tray::Tray;
-use crate::appliance::warm::Store;
+use super::warm::Warm;
 use crate::appliance::{BootFiles, DiskFacts, Kit};
 use crate::catalog::undo::UndoKind;
 use crate::catalog::{Catalog, CatalogError};
@@ -68,8 +68,7 @@ pub struct Workshop {
     pub(super) visitor: Option<Arc<dyn Visitor>>,
     /// Somebody was in the guest: what is in it came from more than the plan.
     pub(super) touched: bool,
-    /// Where guests are kept that have booted; None: this build boots.
-    pub(super) warm: Option<Store>,
+    pub(super) warm: Warm,
     /// The captured disk, in the store.
     pub(super) captured: Option<PathBuf>,
     /// What it holds.
@@ -89,7 +88,7 @@ impl Workshop {
         catalog: Arc<Catalog>,
         begun: &Begun,
         visitor: Option<Arc<dyn Visitor>>,
-        warm: Option<Store>,
+        warm: Warm,
     ) -> Workshop {
         let watch = Arc::new(BuildWatch::new(catalog.clone(), &begun.id, &begun.events));
         Workshop {

@@ -122,17 +122,28 @@ impl Machine {
             return Err(not(format!("{length} bytes are left of its {}", memory.bytes)));
         }
         let machine = Machine::launch(spec, folder, Some(memory), patience).await?;
-        machine.tell_progress(patience).await?;
+        match machine.go_on(memory, file, patience).await {
+            Ok(()) => Ok(machine),
+            Err(error) => {
+                machine.be_gone(patience).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn go_on(&self, memory: &Memory, file: File, patience: &Patience) -> Result<(), MachineError> {
+        let not = MachineError::NotRestored;
+        self.tell_progress(patience).await?;
         let (theirs, ours) = pipe()?;
-        let qmp = machine.qmp();
+        let qmp = self.qmp();
         qmp.hand_over(NAME, theirs, patience).await?;
         let events = qmp.events();
         qmp.execute("migrate-incoming", json!({"uri": format!("fd:{NAME}")}), patience).await?;
         // It ends also when QEMU reads no further: that closes the other end.
         let copying = tokio::task::spawn_blocking(move || digested(file, &File::from(ours)));
-        let migrated = machine.migrated(events, patience).await;
+        let migrated = self.migrated(events, patience).await;
         if migrated.is_err() {
-            machine.kill();
+            self.kill();
         }
         let copied = patience.wait("the saved memory", copying).await?;
         migrated.map_err(|e| e.told(not))?;
@@ -140,8 +151,14 @@ impl Machine {
         if (bytes, &digest) != (memory.bytes, &memory.digest) {
             return Err(not(format!("{} is damaged: its digest is {digest}", memory.path.display())));
         }
-        machine.run(patience).await?;
-        Ok(machine)
+        self.run(patience).await
+    }
+
+    /// Ends QEMU, and waits until it has: as long as it lives, its disks are open to nobody else.
+    pub async fn be_gone(&self, patience: &Patience) {
+        self.kill();
+        // What does not end in time is in the way of the next one, which says so.
+        let _ = self.wait_exit(&patience.at_most(LAST_WORDS)).await;
     }
 
     async fn tell_progress(&self, patience: &Patience) -> Result<(), QmpError> {

@@ -2,7 +2,6 @@
 
 use super::store::{self, Pruned};
 use super::{Service, image, log};
-use crate::appliance::warm::Store;
 use crate::build::begin::{Asked, Begun, TOUCHED, begin, begin_again};
 use crate::build::details::Details;
 use crate::build::driver::{Order, drive};
@@ -12,6 +11,7 @@ use crate::build::plan::{self, Host, NoPlan, Plan, Setting};
 use crate::build::recipe;
 use crate::build::report::Report;
 use crate::build::state::Verdict;
+use crate::build::warm::Warm;
 use crate::build::workshop::{Visitor, Workshop};
 use crate::catalog::image::Image;
 use crate::component::World;
@@ -220,7 +220,7 @@ pub struct Built {
     pub pruned: Vec<Pruned>,
 }
 
-/// Runs a begun build to its end. With `warm`, its guest may be one that has booted before, kept there.
+/// Runs a begun build to its end.
 ///
 /// Layers that only serve later builds may have `keep` bytes afterwards; None: as many as they will.
 ///
@@ -231,7 +231,7 @@ pub async fn run(
     plan: Plan,
     begun: Begun,
     on_error: OnError,
-    warm: Option<Store>,
+    warm: Warm,
     keep: Option<u64>,
     cancel: &CancellationToken,
 ) -> Result<Built, Failure> {

@@ -8,6 +8,7 @@ mod side;
 
 use super::Service;
 use super::subject::Subject;
+use crate::appliance::warm::Store;
 use crate::machine::accelerator::Choice;
 use crate::model::{Failure, FailureKind, Inventory};
 use crate::support::wait::Patience;
@@ -64,6 +65,14 @@ impl Difference {
     }
 }
 
+/// How an appliance is started that looks into an image.
+#[derive(Clone, Debug)]
+pub struct Looks {
+    pub choice: Choice,
+    /// Where appliances are kept with their memory.
+    pub warm: Store,
+}
+
 /// How much is compared, and told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
@@ -78,11 +87,11 @@ pub enum Depth {
 pub async fn packages_of(
     service: &Service,
     name: &str,
-    choice: Choice,
+    looks: &Looks,
     patience: &Patience,
 ) -> Result<(String, Inventory), Failure> {
     let subject = Subject::find(service, name)?;
-    let inventory = side::inventory(service, &subject, choice, patience).await?;
+    let inventory = side::inventory(service, &subject, looks, patience).await?;
     Ok((subject.title, inventory))
 }
 
@@ -91,7 +100,7 @@ pub async fn diff(
     service: &Service,
     names: [&str; 2],
     depth: Depth,
-    choice: Choice,
+    looks: &Looks,
     patience: &Patience,
 ) -> Result<(Side, Side, Difference), Failure> {
     let [from, to] = names.map(|name| Subject::find(service, name));
@@ -101,8 +110,8 @@ pub async fn diff(
         return Ok((unseen(&from), unseen(&to), Difference::default()));
     }
     if depth == Depth::Packages {
-        let before = side::inventory(service, &from, choice, patience);
-        let after = side::inventory(service, &to, choice, patience);
+        let before = side::inventory(service, &from, looks, patience);
+        let after = side::inventory(service, &to, looks, patience);
         let (before, after) = tokio::try_join!(before, after)?;
         for (subject, inventory) in [(&from, &before), (&to, &after)] {
             if let Inventory::Unread { .. } = inventory {
@@ -116,8 +125,8 @@ pub async fn diff(
         return Ok((unseen(&from), unseen(&to), Difference { packages, ..Difference::default() }));
     }
     let (from, to, differing) = tokio::try_join!(
-        Opened::new(service, &from, choice, patience),
-        Opened::new(service, &to, choice, patience),
+        Opened::new(service, &from, looks, patience),
+        Opened::new(service, &to, looks, patience),
         side::differing_blocks(service, &from, &to, patience),
     )?;
     opened(from, to, &differing, depth, patience).await

@@ -35,8 +35,8 @@ pub struct Options {
     pub keep: bool,
     /// The image as it was then.
     pub moment: Option<Moment>,
-    /// Where guests are kept that have booted; None: this one boots. A disk that stays is always of one
-    /// that has booted.
+    /// Where guests that have booted and appliances are kept; None: all of them boot. A disk that stays is
+    /// always of a guest that has booted.
     pub warm: Option<Store>,
 }
 
@@ -77,7 +77,7 @@ pub async fn open(
         network: options.network,
     };
     let kit = Kit::ensure(&home.appliance(), subject.architecture, patience).await;
-    let kit = kit.map_err(|e| ApplianceError::from(e).failure())?;
+    let kit = kit.map_err(|e| ApplianceError::from(e).failure())?.warmed(options.warm.as_ref());
     let (folder, lock) = new_folder(service, &subject.path_name, Some(&subject.disk), options.keep)?;
     let looked_into = LookedInto {
         subject: &subject,
@@ -140,12 +140,25 @@ impl LookedInto<'_> {
     async fn boot(&self, patience: &Patience) -> Result<(BootedGuest, DiskFacts), Failure> {
         let overlay = self.overlay();
         disk::create_overlay(&self.subject.disk, DiskFormat::Qcow2, &overlay, None, patience).await?;
-        let surveyed = survey(&self.kit, &overlay, self.hardware, self.folder, patience).await;
-        let (facts, first) = surveyed.map_err(|e| e.failure())?;
+        let (facts, first) = self.survey(&overlay, patience).await.map_err(|e| e.failure())?;
         let mut request = self.request(Holds::of(&facts), first)?;
         request.hold_cloud_init_back(&facts, &run_name(self.folder));
         let guest = BootedGuest::start(request, self.watch.clone(), patience).await;
         Ok((guest.map_err(|e| e.failure())?, facts))
+    }
+
+    async fn survey(
+        &self,
+        overlay: &Path,
+        patience: &Patience,
+    ) -> Result<(DiskFacts, Option<BootFiles>), ApplianceError> {
+        let disk = Disk::new(overlay, DiskFormat::Qcow2).cache(Cache::Unsafe);
+        let (own, accelerator) = (self.folder.join("appliance"), self.hardware.accelerator);
+        let appliance = Appliance::start(&self.kit, vec![disk], accelerator, &own, patience).await?;
+        appliance.begun().note().iter().for_each(|note| self.watch.note(note));
+        let surveyed = appliance.survey(&self.folder.join("machine/kernel"), patience).await?;
+        appliance.shutdown(patience).await?;
+        Ok(surveyed)
     }
 
     fn request(&self, holds: Holds, first: Option<BootFiles>) -> Result<BootRequest, Failure> {
@@ -169,21 +182,6 @@ impl LookedInto<'_> {
     fn overlay(&self) -> PathBuf {
         self.folder.join("overlay.qcow2")
     }
-}
-
-async fn survey(
-    kit: &Kit,
-    overlay: &Path,
-    hardware: &Hardware,
-    folder: &Path,
-    patience: &Patience,
-) -> Result<(DiskFacts, Option<BootFiles>), ApplianceError> {
-    let disk = Disk::new(overlay, DiskFormat::Qcow2).cache(Cache::Unsafe);
-    let own = folder.join("appliance");
-    let appliance = Appliance::start(kit, vec![disk], hardware.accelerator, &own, patience).await?;
-    let surveyed = appliance.survey(&folder.join("machine/kernel"), patience).await?;
-    appliance.shutdown(patience).await?;
-    Ok(surveyed)
 }
 
 impl Shell {

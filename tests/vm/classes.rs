@@ -218,10 +218,13 @@ async fn firmware_and_boot_loader() {
     check("qemu-refuses", request, quiet(), ends(Class::QemuFailed, "")).await;
 }
 
+/// What a guest of the appliance's kernel needs to see its disks.
+const DRIVERS: &str = "while read -r module; do busybox insmod /$module; done < /modules.order
+busybox insmod /lib/modules/*/kernel/drivers/block/virtio_blk.ko";
+
 #[tokio::test]
 async fn kernel_and_init() {
-    let drivers = "while read -r module; do busybox insmod /$module; done < /modules.order";
-    let no_folder = format!("{drivers}\necho > /run/kiln\nsh /kiln/launch\nsleep 600");
+    let no_folder = format!("{DRIVERS}\necho > /run/kiln\nsh /kiln/launch\nsleep 600");
     let table = [
         ("no-root", None, lives(Class::NoRootDevice, "Unable to mount root fs")),
         ("init-ends", Some("exit 1"), lives(Class::InitMissing, "Attempted to kill init")),
@@ -245,14 +248,13 @@ async fn kernel_and_init() {
 #[tokio::test]
 async fn a_boot_that_hangs_after_the_greeting() {
     let folder = Folder::new("broken-hang");
-    let hangs = "while read -r module; do busybox insmod /$module; done < /modules.order
-        echo systemd > /proc/1/comm
+    let hangs = "echo systemd > /proc/1/comm
         echo '#!/bin/sh\nexec busybox sleep 600' > /bin/systemctl
         busybox chmod +x /bin/systemctl
         mount -t tmpfs -o size=64k full /mnt; dd if=/dev/zero of=/mnt/file
         sh /kiln/launch
         sleep 600";
-    let mut request = tiny(Some(hangs), &folder).await;
+    let mut request = tiny(Some(&format!("{DRIVERS}\n{hangs}")), &folder).await;
     request.limit = Duration::from_secs(30);
     let machine = request.folder.clone();
     let booted = BootedGuest::start(request, Arc::new(Quiet), &patience(300)).await;

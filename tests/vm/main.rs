@@ -23,4 +23,5 @@ mod support;
 mod tiny;
 mod together;
 mod versions;
+mod waking;
 mod warm;

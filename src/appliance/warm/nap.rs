@@ -21,6 +21,21 @@ const WAKE: Duration = Duration::from_secs(60);
 /// to this conversation is under way any more, at either end. The machine has ended afterwards.
 pub async fn lay_down(alive: Alive, path: &Path, patience: &Patience) -> Result<Memory, WarmError> {
     let Alive { machine, session } = alive;
+    match save(&machine, session, path, patience).await {
+        Ok(memory) => Ok(memory),
+        Err(error) => {
+            machine.be_gone(patience).await;
+            Err(error)
+        }
+    }
+}
+
+async fn save(
+    machine: &Machine,
+    session: Session,
+    path: &Path,
+    patience: &Patience,
+) -> Result<Memory, WarmError> {
     let mut events = machine.qmp().events();
     drop(session);
     let waits = async {
@@ -56,8 +71,14 @@ pub async fn rouse(
     let limit = patience.at_most(WAKE);
     let session = tokio::select! {
         biased;
-        session = Session::wake(link, waking, Expect::new(&nonce), &limit) => session.map_err(WarmError::Asleep)?,
-        exit = machine.wait_exit(&limit) => return Err(WarmError::Ended(exit?)),
+        session = Session::wake(link, waking, Expect::new(&nonce), &limit) => session.map_err(WarmError::Asleep),
+        exit = machine.wait_exit(&limit) => Err(exit.map_or_else(WarmError::from, WarmError::Ended)),
     };
-    Ok((Alive { machine, session }, nonce))
+    match session {
+        Ok(session) => Ok((Alive { machine, session }, nonce)),
+        Err(error) => {
+            machine.be_gone(patience).await;
+            Err(error)
+        }
+    }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::error::file;
 use super::nap::rouse;
@@ -21,6 +21,12 @@ use crate::support::wait::Patience;
 
 /// Beside a machine's memory, a state may have what its guest wrote while it booted, and what started it.
 const BESIDE: u64 = 1 << 30;
+
+/// How the name of the mark ends that an identity is given up.
+const HOPELESS: &str = "hopeless";
+
+/// How long such a mark counts.
+const GIVEN_UP: Duration = Duration::from_secs(86_400);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Store {
@@ -88,10 +94,32 @@ impl Store {
         found
     }
 
+    /// It could not be kept, or not be woken from what was kept just now: for a while nobody tries again.
+    pub fn give_up(&self, identity: &Identity) {
+        self.forget(&self.folder().join(&identity.digest));
+        // What could not be noted is tried again.
+        let _ = files::private_folder(&self.folder()).and_then(|()| File::create(self.mark(identity)));
+    }
+
+    /// Whether somebody has given it up lately.
+    pub fn is_hopeless(&self, identity: &Identity) -> bool {
+        is_recent(&self.mark(identity))
+    }
+
+    fn mark(&self, identity: &Identity) -> PathBuf {
+        self.folder().join(format!("{}.{HOPELESS}", identity.digest))
+    }
+
     /// Every state, the longest unused first; what is none is cleared away.
     pub fn list(&self) -> Vec<Listed> {
         let mut all = Vec::new();
-        for folder in fs::read_dir(self.folder()).into_iter().flatten().flatten().map(|e| e.path()) {
+        for folder in self.entries() {
+            if is_mark(&folder) {
+                if !is_recent(&folder) {
+                    let _ = fs::remove_file(&folder);
+                }
+                continue;
+            }
             match State::open(&folder, true) {
                 Ok(Some(state)) => all.push(state.listed()),
                 _ => self.forget(&folder),
@@ -110,9 +138,16 @@ impl Store {
         self.forget(&state.folder);
     }
 
-    /// Removes all of them. A guest that has woken needs none.
+    /// Removes all of them. A machine that has woken needs none.
     pub fn clear(&self) {
         self.remove_all(&self.list());
+        for mark in self.entries().filter(|e| is_mark(e)) {
+            let _ = fs::remove_file(mark);
+        }
+    }
+
+    fn entries(&self) -> impl Iterator<Item = PathBuf> {
+        fs::read_dir(self.folder()).into_iter().flatten().flatten().map(|e| e.path())
     }
 
     /// Removes those that are listed. Returns the bytes that this freed.
@@ -167,6 +202,16 @@ impl Store {
         let _ = fs::remove_file(folder.join(RECORD));
         let _ = fs::remove_dir_all(folder);
     }
+}
+
+fn is_mark(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == HOPELESS)
+}
+
+fn is_recent(mark: &Path) -> bool {
+    let modified = fs::metadata(mark).and_then(|m| m.modified());
+    // One of the future is nobody's.
+    modified.is_ok_and(|m| m.elapsed().is_ok_and(|age| age < GIVEN_UP))
 }
 
 impl State {

@@ -104,8 +104,13 @@ impl Workshop {
             }
         };
         let appliance = appliance.map_err(|e| e.failure())?;
-        self.watch.machine(appliance.machine().identity(), appliance.machine().folder());
+        self.tell_of(&appliance);
         Ok(appliance)
+    }
+
+    pub(super) fn tell_of(&self, appliance: &Appliance) {
+        self.watch.machine(appliance.machine().identity(), appliance.machine().folder());
+        appliance.begun().note().iter().for_each(|note| self.watch.note(note));
     }
 
     /// Finds out anew what the disk holds. The next boot takes the kernel from here instead of starting

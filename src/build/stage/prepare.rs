@@ -76,6 +76,7 @@ impl Workshop {
         let store = self.catalog.home().appliance();
         let kit = Kit::ensure(&store, self.plan.architecture(), patience).await;
         let kit = kit.map_err(|e| ApplianceError::from(e).failure())?;
+        let kit = kit.warmed(self.warm.appliances.as_ref());
         self.kit = Some(kit.clone());
         Ok(kit)
     }

@@ -2,7 +2,7 @@
 
 use super::provision::Phases;
 use crate::appliance::Appliance;
-use crate::boot::{BootedGuest, CloudInit, Holds, Start, Watch};
+use crate::boot::{BootedGuest, CloudInit, Holds, Start};
 use crate::build::begin::test_folder;
 use crate::build::machines::Wanted;
 use crate::build::plan::TEST_PHASES;
@@ -39,7 +39,7 @@ impl Workshop {
             (Disk::new(&path, DiskFormat::Qcow2).cache(Cache::Unsafe), self.folder.join("appliance"));
         let appliance = Appliance::start(&kit, vec![disk], self.plan.accelerator, &folder, patience).await;
         let appliance = appliance.map_err(|e| e.failure())?;
-        self.watch.machine(appliance.machine().identity(), appliance.machine().folder());
+        self.tell_of(&appliance);
         self.facts = Some(appliance.inspect(patience).await.map_err(|e| e.failure())?);
         appliance.shutdown(patience).await.map_err(|e| e.failure())?;
         Ok(self.give_back(&held)?)

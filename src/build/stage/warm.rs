@@ -13,7 +13,7 @@ use std::path::Path;
 impl Workshop {
     /// None where it is not wanted, or cannot be.
     pub(super) async fn warmth(&self, patience: &Patience) -> Result<Option<Warmth>, Failure> {
-        let Some(store) = &self.warm else { return Ok(None) };
+        let Some(store) = &self.warm.guests else { return Ok(None) };
         let base = self.base.as_ref().ok_or_else(|| out_of_order("the disk stands on nothing"))?;
         let title = match &self.plan.layers.resume {
             Some(resume) => format!("the layer after {}", resume.layer.component),

@@ -164,7 +164,7 @@ pub async fn run(
             let accelerator =
                 accelerator::resolve(settings.accel.into(), image.architecture, &settings.home, &patience)
                     .await?;
-            let facts = base::inspect(&store, &image, accelerator, &patience).await?;
+            let facts = base::inspect(&store, &image, accelerator, &settings.warm()?, &patience).await?;
             inspected(settings.format, &image, &facts);
         }
         Verb::Remove { base } => {

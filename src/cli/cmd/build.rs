@@ -1,10 +1,10 @@
 //! `kiln build FILE`.
 
 use super::planning::{self, Caching, Recipe};
-use crate::appliance::warm::Store;
 use crate::build::begin::Begun;
 use crate::build::layers::Reuse;
 use crate::build::plan::Plan;
+use crate::build::warm::Warm;
 use crate::build::workshop::{Occasion, Visitor};
 use crate::catalog::image::Image;
 use crate::cli::render::{self, Curtain, Format, Progress};
@@ -41,23 +41,26 @@ pub struct Arguments {
     dry_run: bool,
 }
 
-/// Whether a build's guest may be one that has booted before.
+/// What of a build may wake instead of booting.
 #[derive(clap::Args)]
 pub struct Warming {
     /// Wake a guest that has booted before instead of booting one, or keep this one for the next time; the
     /// fresh machine of the tests always boots [default: as the recipe says, else no]
     #[arg(long, overrides_with = "no_warm")]
     warm: bool,
-    /// Boot, whatever the recipe says
+    /// Boot everything, whatever the recipe says, also kiln's own appliance, which otherwise wakes
     #[arg(long, overrides_with = "warm")]
     no_warm: bool,
 }
 
 impl Warming {
-    /// Where such guests are kept, if one is wanted.
-    pub fn store(&self, plan: &Plan, settings: &Settings) -> Result<Option<Store>, Failure> {
-        let wanted = self.warm || (plan.recipe.settings.warm && !self.no_warm);
-        wanted.then(|| settings.warm()).transpose()
+    pub fn wanted(&self, plan: &Plan, settings: &Settings) -> Result<Warm, Failure> {
+        if self.no_warm {
+            return Ok(Warm::default());
+        }
+        let store = settings.warm()?;
+        let guests = self.warm || plan.recipe.settings.warm;
+        Ok(Warm { guests: guests.then(|| store.clone()), appliances: Some(store) })
     }
 }
 
@@ -154,7 +157,7 @@ pub async fn run(
             "note: {twin} is being made from the same inputs right now (kiln log {twin}); this is one more"
         );
     }
-    let warm = arguments.warming.store(&plan, settings)?;
+    let warm = arguments.warming.wanted(&plan, settings)?;
     let begun = build::start(&service, &mut plan, &reuse, &arguments.recipe.asked()?)?;
     carry_out(&service, plan, begun, &arguments.failing, warm, settings, cancel).await
 }
@@ -165,7 +168,7 @@ pub async fn carry_out(
     plan: Plan,
     begun: Begun,
     failing: &Failing,
-    warm: Option<Store>,
+    warm: Warm,
     settings: &Settings,
     cancel: &CancellationToken,
 ) -> Result<u8, Failure> {

@@ -22,7 +22,7 @@ pub async fn run(
     if depth != Depth::Packages && !matches!(settings.progress, Progress::Json | Progress::None) {
         tell!("comparing the files of {} and {}, each in an appliance of its own", names[0], names[1]);
     }
-    let (from, to, difference) = diff::diff(service, names, depth, settings.accel.into(), patience).await?;
+    let (from, to, difference) = diff::diff(service, names, depth, &settings.looks()?, patience).await?;
     match settings.format {
         Format::Json => println!("{}", record(&from, &to, &difference)),
         Format::Human => print(&from, &to, &difference),

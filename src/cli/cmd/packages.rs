@@ -14,7 +14,7 @@ pub async fn run(
     settings: &Settings,
     patience: &Patience,
 ) -> Result<u8, Failure> {
-    let (title, inventory) = diff::packages_of(service, name, settings.accel.into(), patience).await?;
+    let (title, inventory) = diff::packages_of(service, name, &settings.looks()?, patience).await?;
     let packages = inventory.packages();
     match settings.format {
         Format::Json => {

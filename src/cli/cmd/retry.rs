@@ -36,7 +36,7 @@ pub async fn run(
     arguments.failing.check(&reuse)?;
     let mut plan = planning::plan(&service, &recipe, settings, false, &reuse, cancel).await?;
     planning::warn(&plan.warnings);
-    let warm = arguments.warming.store(&plan, settings)?;
+    let warm = arguments.warming.wanted(&plan, settings)?;
     let begun = service::build::restart(&service, &mut plan, &reuse, image, &asked)?;
     build::carry_out(&service, plan, begun, &arguments.failing, warm, settings, cancel).await
 }

@@ -41,7 +41,8 @@ pub struct Arguments {
     /// Keep what is written there, in a disk of its own; the image stays as it is
     #[arg(long)]
     keep: bool,
-    /// Boot it, whatever is kept warm, and keep nothing warm; --keep does so, too
+    /// Boot it and kiln's own appliance, whatever is kept warm, and keep nothing warm; with --keep the guest
+    /// boots, too
     #[arg(long)]
     no_warm: bool,
 }

@@ -12,6 +12,7 @@ use crate::appliance::warm;
 use crate::component::fetch::Fetching;
 use crate::machine::accelerator::Choice;
 use crate::model::{Failure, FailureKind};
+use crate::service::diff::Looks;
 use std::path::PathBuf;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -59,12 +60,20 @@ impl Settings {
 }
 
 impl Settings {
-    /// Where guests are kept that have booted.
+    /// Where machines are kept with their memory.
     ///
     /// # Errors
     /// What is wrong with settings.yaml.
     pub fn warm(&self) -> Result<warm::Store, Failure> {
         Ok(warm::Store::new(&self.home, File::load(&self.home)?.warm))
+    }
+
+    /// How an appliance is started that looks into an image.
+    ///
+    /// # Errors
+    /// What is wrong with settings.yaml.
+    pub fn looks(&self) -> Result<Looks, Failure> {
+        Ok(Looks { choice: self.accel.into(), warm: self.warm()? })
     }
 
     /// What documents may fetch, by whom they are run.

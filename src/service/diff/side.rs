@@ -1,11 +1,11 @@
 //! One of two images, looked into by an appliance of its own.
 
 use super::compare::{Holding, of_changed};
-use super::{PackageChange, Side};
+use super::{Looks, PackageChange, Side};
 use crate::appliance::{Appliance, ApplianceError, Kit, read_listing};
 use crate::disk;
 use crate::disk::blocklist::BlockList;
-use crate::machine::accelerator::{Choice, resolve};
+use crate::machine::accelerator::resolve;
 use crate::machine::{Cache, Disk};
 use crate::model::{DiskFormat, Failure, FailureKind, Inventory};
 use crate::service::Service;
@@ -62,14 +62,14 @@ async fn blocks(service: &Service, subject: &Subject, patience: &Patience) -> Re
 pub async fn inventory(
     service: &Service,
     subject: &Subject,
-    choice: Choice,
+    looks: &Looks,
     patience: &Patience,
 ) -> Result<Inventory, Failure> {
     let known = subject.digest.as_deref().map(|d| service.catalog.inventory(d)).transpose()?;
     if let Some(known) = known.flatten() {
         return Ok(known);
     }
-    let (appliance, folder) = start(service, subject, choice, patience).await?;
+    let (appliance, folder) = start(service, subject, looks, patience).await?;
     let found = appliance.contents(None, patience).await.map_err(|e| e.failure())?;
     appliance.shutdown(patience).await.map_err(|e| e.failure())?;
     drop(folder);
@@ -79,13 +79,13 @@ pub async fn inventory(
 async fn start(
     service: &Service,
     subject: &Subject,
-    choice: Choice,
+    looks: &Looks,
     patience: &Patience,
 ) -> Result<(Appliance, Scratch), Failure> {
     let home = service.catalog.home();
-    let accelerator = resolve(choice, subject.architecture, home.root(), patience).await?;
+    let accelerator = resolve(looks.choice, subject.architecture, home.root(), patience).await?;
     let kit = Kit::ensure(&home.appliance(), subject.architecture, patience).await;
-    let kit = kit.map_err(|e| ApplianceError::from(e).failure())?;
+    let kit = kit.map_err(|e| ApplianceError::from(e).failure())?.warmed(Some(&looks.warm));
     let (folder, _lock) = new_folder(service, &subject.path_name, Some(&subject.disk), false)?;
     let folder = Scratch(folder);
     let overlay = folder.0.join("overlay.qcow2");
@@ -100,10 +100,10 @@ impl Opened {
     pub async fn new(
         service: &Service,
         subject: &Subject,
-        choice: Choice,
+        looks: &Looks,
         patience: &Patience,
     ) -> Result<Opened, Failure> {
-        let (appliance, folder) = start(service, subject, choice, patience).await?;
+        let (appliance, folder) = start(service, subject, looks, patience).await?;
         let listing = folder.0.join("listing");
         let contents = appliance.contents(Some(&listing), patience).await.map_err(|e| e.failure())?;
         let entries = read(&listing, &subject.title)?;

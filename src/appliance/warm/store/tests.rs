@@ -105,3 +105,26 @@ fn of_two_that_keep_the_same_the_first_counts_and_both_go_on() {
     assert!(second.folder.join(MEMORY).is_file());
     assert_eq!(titles(&store), ["a"]);
 }
+
+#[test]
+fn what_was_given_up_is_tried_again_after_a_day() {
+    let home = tempfile::tempdir().unwrap();
+    let store = Store::new(home.path(), 1000);
+    let (tried, other) = (identity("a"), identity("b"));
+    assert!(!store.is_hopeless(&tried));
+    store.give_up(&tried);
+    assert!(store.is_hopeless(&tried) && !store.is_hopeless(&other));
+    assert!(titles(&store).is_empty() && store.is_hopeless(&tried), "listing is no reason to try again");
+    let age = |by: Duration| {
+        File::open(store.mark(&tried)).unwrap().set_modified(SystemTime::now() - by).unwrap();
+    };
+    age(GIVEN_UP - Duration::from_secs(60));
+    assert!(store.is_hopeless(&tried));
+    age(GIVEN_UP);
+    assert!(!store.is_hopeless(&tried));
+    store.list();
+    assert!(!store.mark(&tried).exists());
+    store.give_up(&tried);
+    store.clear();
+    assert!(!store.mark(&tried).exists());
+}

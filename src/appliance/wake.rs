@@ -1,0 +1,220 @@
+//! Appliances that wake instead of booting.
+//!
+//! What is kept is the memory of one that has greeted and has no driver for disks yet. So it is of
+//! a kit and of a kind of machine, and of no disk: one that wakes finds its own when it gets the driver.
+
+use std::path::Path;
+use std::time::Instant;
+
+use super::start::{Begun, boot, with_kernel};
+use super::warm::{Identity, Listed, MEMORY, Record, State, Store, WarmError, file, host_cpu, lay_down};
+use super::{Alive, ApplianceError, Kit};
+use crate::machine::{Interface, MachineSpec, Qemu, default_cpu, shape};
+use crate::support::files::private_folder;
+use crate::support::wait::Patience;
+
+/// Raised when appliances are kept at another point.
+const GENERATION: u32 = 1;
+
+/// What the memory of a small one takes, and then some. Where so much is not allowed none is kept.
+const LEAST: u64 = 256 << 20;
+
+/// Kinds of machines that are kept at the same time; the longest unused goes.
+const KINDS: usize = 4;
+
+/// The part of an identity that only those of appliances have.
+const KIT: &str = "kit";
+
+/// Where appliances like one are kept.
+pub(super) struct Warmth<'a> {
+    store: &'a Store,
+    identity: Identity,
+    folder: &'a Path,
+}
+
+impl<'a> Warmth<'a> {
+    /// None: that is not wanted, or machines like this one cannot be kept.
+    pub async fn of(
+        kit: &'a Kit,
+        spec: &MachineSpec,
+        folder: &'a Path,
+        patience: &Patience,
+    ) -> Result<Option<Warmth<'a>>, ApplianceError> {
+        let Some(store) = kit.warm.as_ref().filter(|store| store.takes(LEAST)) else { return Ok(None) };
+        if spec.disks.iter().any(|disk| disk.interface == Interface::Nvme) {
+            return Ok(None);
+        }
+        let qemu = Qemu::find(spec.architecture, patience).await?;
+        let default = default_cpu(spec.architecture, spec.accelerator, qemu.version);
+        let cpu = spec.cpu.as_deref().unwrap_or(default);
+        let identity = identity(kit, spec, cpu, &qemu.stamp());
+        Ok(Some(Warmth { store, identity, folder }))
+    }
+
+    /// One that wakes, or boots; the first of its kind boots, is kept, and wakes, which is the proof.
+    pub async fn start(
+        &self,
+        kit: &Kit,
+        spec: &MachineSpec,
+        patience: &Patience,
+    ) -> Result<(Alive, Begun), ApplianceError> {
+        let since = Instant::now();
+        let wanted = || patience.check("kiln's appliance", since).map_err(ApplianceError::from);
+        let mut found = None;
+        let woken = match self.store.find(&self.identity) {
+            Ok(Some(state)) => self.rouse(found.insert(state), kit, spec, patience).await.map(Some),
+            Ok(None) => Ok(None),
+            Err(e) => Err(e),
+        };
+        // No machine that knew the disk has written on it, so what did not work is as if it had not been.
+        match woken {
+            Ok(Some(alive)) => return Ok((alive, Begun::Woken)),
+            Ok(None) => {}
+            Err(e) => {
+                wanted()?;
+                let (alive, _) = boot(kit, spec, self.folder, patience).await?;
+                // Where it cannot boot either, the state may be a good one.
+                found.iter().for_each(|state| self.store.remove(state));
+                return Ok((alive, Begun::Instead(e.to_string())));
+            }
+        }
+        let (alive, nonce) = boot(kit, spec, self.folder, patience).await?;
+        if !self.store.has_room(spec.memory_mib.into()) || self.store.is_hopeless(&self.identity) {
+            return Ok((alive, Begun::Booted));
+        }
+        match self.keep(alive, &nonce, kit, spec, patience).await {
+            Ok((alive, bytes)) => Ok((alive, Begun::Kept(bytes))),
+            Err(e) => {
+                wanted()?;
+                let (alive, _) = boot(kit, spec, self.folder, patience).await?;
+                self.store.give_up(&self.identity);
+                Ok((alive, Begun::Instead(e.to_string())))
+            }
+        }
+    }
+
+    async fn keep(
+        &self,
+        alive: Alive,
+        nonce: &str,
+        kit: &Kit,
+        spec: &MachineSpec,
+        patience: &Patience,
+    ) -> Result<(Alive, u64), WarmError> {
+        // In the machine's folder, which whoever tidies up after a dead kiln removes.
+        let staging = self.folder.join("warm");
+        let kept = async {
+            private_folder(&staging).map_err(file("cannot make", &staging))?;
+            let memory = lay_down(alive, &staging.join(MEMORY), patience).await?;
+            let title = format!("kiln's appliance, {} MiB", spec.memory_mib);
+            let started = with_kernel(spec, kit, nonce);
+            Record::new(&title, &self.identity, nonce, &started, memory).write(&staging)?;
+            let state = self.store.add(&staging, &self.identity)?;
+            self.make_way();
+            Ok((self.rouse(&state, kit, spec, patience).await?, state.bytes()))
+        }
+        .await;
+        // One that has no place in the store was of use once.
+        let _ = std::fs::remove_dir_all(&staging);
+        kept
+    }
+
+    async fn rouse(
+        &self,
+        state: &State,
+        kit: &Kit,
+        spec: &MachineSpec,
+        patience: &Patience,
+    ) -> Result<Alive, WarmError> {
+        // Its kernel is in the memory, its nonce is about to be another one: only its shape counts.
+        let mut spec = with_kernel(spec, kit, "");
+        if let (Some(kernel), Some(line)) = (&mut spec.kernel, &state.record().command_line) {
+            kernel.command_line.clone_from(line);
+        }
+        Ok(state.rouse(&spec, self.folder, None, patience).await?.0)
+    }
+
+    /// What no appliance of this kit and this QEMU wakes from any more goes, and kinds beyond a few.
+    fn make_way(&self) {
+        let ours = |name: &str| self.identity.parts.get(name);
+        let mut all = self.store.list();
+        all.retain(|l| l.parts.contains_key(KIT));
+        let stale = |l: &Listed| {
+            let differs = |name: &str| l.parts.get(name) != ours(name);
+            !differs("architecture") && (differs(KIT) || differs("qemu"))
+        };
+        let (stale, rest): (Vec<_>, Vec<_>) = all.into_iter().partition(stale);
+        let more = rest.len().saturating_sub(KINDS);
+        self.store.remove_all(stale.iter().chain(&rest[..more]));
+    }
+}
+
+/// Everything that the memory of an appliance depends on. The shape has the machine, and nothing of
+/// a disk but its kind.
+fn identity(kit: &Kit, spec: &MachineSpec, cpu: &str, qemu: &str) -> Identity {
+    let parts = [
+        ("generation", GENERATION.to_string()),
+        (KIT, kit.digest.clone()),
+        ("architecture", spec.architecture.to_string()),
+        ("accelerator", spec.accelerator.to_string()),
+        ("hostCpu", host_cpu(spec.accelerator).unwrap_or_default()),
+        ("qemu", qemu.into()),
+        ("shape", shape(&with_kernel(spec, kit, ""), cpu)),
+    ];
+    Identity::of(parts.map(|(name, value)| (name.to_owned(), value)).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::{Accelerator, Cache, Disk, Network};
+    use crate::model::{Architecture, DiskFormat};
+
+    #[test]
+    fn a_memory_is_of_a_kit_and_a_machine_and_of_no_disk() {
+        let kit = |digest: &str, folder: &str| Kit {
+            architecture: Architecture::X86_64,
+            kernel: format!("{folder}/kernel").into(),
+            initrd: format!("{folder}/initrd").into(),
+            digest: digest.into(),
+            warm: None,
+        };
+        let spec = || MachineSpec {
+            disks: vec![Disk::new("/a", DiskFormat::Qcow2)],
+            ..MachineSpec::new("m", Architecture::X86_64, Accelerator::Tcg)
+        };
+        let of = |kit: &Kit, spec: MachineSpec| identity(kit, &spec, "max", "7.2.22").digest;
+        let one = of(&kit("k", "/home"), spec());
+        let disk = Disk::new("/b", DiskFormat::Qcow2).cache(Cache::Unsafe);
+        let same =
+            MachineSpec { name: "other".into(), disks: vec![disk], limit: Default::default(), ..spec() };
+        assert_eq!(of(&kit("k", "/moved"), same), one);
+
+        let mut others = vec![
+            of(&kit("other", "/home"), spec()),
+            identity(&kit("k", "/home"), &spec(), "max,-cx16", "7.2.22").digest,
+            identity(&kit("k", "/home"), &spec(), "max", "7.2.23").digest,
+        ];
+        let user = Network::User { restricted: false, forwards: Vec::new() };
+        let machines = [
+            MachineSpec { memory_mib: 128, ..spec() },
+            MachineSpec { vcpus: 2, ..spec() },
+            MachineSpec { accelerator: Accelerator::Kvm, ..spec() },
+            MachineSpec { architecture: Architecture::Aarch64, ..spec() },
+            MachineSpec { network: user, ..spec() },
+            MachineSpec { disks: [spec().disks, vec![Disk::new("/c", DiskFormat::Raw)]].concat(), ..spec() },
+            MachineSpec { disks: vec![Disk::new("/a", DiskFormat::Raw)], ..spec() },
+            MachineSpec { disks: vec![Disk::new("/a", DiskFormat::Qcow2).read_only()], ..spec() },
+            MachineSpec {
+                disks: vec![Disk::new("/a", DiskFormat::Qcow2).interface(Interface::Nvme)],
+                ..spec()
+            },
+        ];
+        others.extend(machines.map(|spec| of(&kit("k", "/home"), spec)));
+        others.push(one);
+        let all = others.len();
+        others.sort();
+        others.dedup();
+        assert_eq!(others.len(), all, "each of them has a name of its own");
+    }
+}

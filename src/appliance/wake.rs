@@ -9,6 +9,7 @@ use std::time::Instant;
 use super::start::{Begun, boot, with_kernel};
 use super::warm::{Identity, Listed, MEMORY, Record, State, Store, WarmError, file, host_cpu, lay_down};
 use super::{Alive, ApplianceError, Kit};
+use crate::guest::GuestFiles;
 use crate::machine::{Interface, MachineSpec, Qemu, default_cpu, shape};
 use crate::support::files::private_folder;
 use crate::support::wait::Patience;
@@ -79,7 +80,8 @@ impl<'a> Warmth<'a> {
             }
         }
         let (alive, nonce) = boot(kit, spec, self.folder, patience).await?;
-        if !self.store.has_room(spec.memory_mib.into()) || self.store.is_hopeless(&self.identity) {
+        let room = self.store.has_room(spec.memory_mib.into());
+        if !room || self.store.is_hopeless(&self.identity) || knows_disks(&alive, patience).await? {
             return Ok((alive, Begun::Booted));
         }
         match self.keep(alive, &nonce, kit, spec, patience).await {
@@ -101,8 +103,10 @@ impl<'a> Warmth<'a> {
         spec: &MachineSpec,
         patience: &Patience,
     ) -> Result<(Alive, u64), WarmError> {
-        // In the machine's folder, which whoever tidies up after a dead kiln removes.
+        // In the machine's folder, which whoever tidies up after a dead kiln removes. An earlier boot in it
+        // may have left one.
         let staging = self.folder.join("warm");
+        let _ = std::fs::remove_dir_all(&staging);
         let kept = async {
             private_folder(&staging).map_err(file("cannot make", &staging))?;
             let memory = lay_down(alive, &staging.join(MEMORY), patience).await?;
@@ -147,6 +151,12 @@ impl<'a> Warmth<'a> {
         let more = rest.len().saturating_sub(KINDS);
         self.store.remove_all(stale.iter().chain(&rest[..more]));
     }
+}
+
+/// A kernel that has the driver built in has seen the disk: its memory is of that one.
+async fn knows_disks(alive: &Alive, patience: &Patience) -> Result<bool, ApplianceError> {
+    let devices = alive.devices(patience).await.map_err(ApplianceError::during("listing its disks"))?;
+    Ok(!devices.is_empty())
 }
 
 /// Everything that the memory of an appliance depends on. The shape has the machine, and nothing of

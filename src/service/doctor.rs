@@ -270,8 +270,12 @@ fn warm_states(home: &Path) -> Check {
     let store = Store::new(home, 0);
     let all = store.list();
     let bytes = all.iter().map(|l| l.bytes).sum();
-    let found =
-        format!("{} guests kept after their boot, {} in {}", all.len(), gib(bytes), store.folder().display());
+    let found = format!(
+        "{} guests and appliances kept after their boot, {} in {}",
+        all.len(),
+        gib(bytes),
+        store.folder().display()
+    );
     Check::good("warm-states", found)
 }
 

@@ -262,7 +262,7 @@ impl Eavesdropper {
     }
 }
 
-/// An appliance has it on its kernel's command line, a guest on the agent's disk.
+/// An appliance that booted has it on its kernel's command line, a guest on the agent's disk.
 fn nonce_of(argv: &[String]) -> Option<String> {
     let word = argv.iter().find_map(|a| Some(a.split_once("kiln.nonce=")?.1.to_owned()));
     word.or_else(|| {

@@ -242,12 +242,13 @@ fn shell(bench: &Bench) -> Said {
     Said { machine_id, boot_id, random, clock, notes }
 }
 
-/// The only state of the home.
+/// The only state of a guest in the home; that of the appliance has no disk.
 fn state(bench: &Bench) -> PathBuf {
-    let mut all = std::fs::read_dir(bench.folder.join("home/warm")).unwrap().flatten().map(|e| e.path());
-    let state = all.next().expect("something is kept warm");
-    assert!(all.next().is_none() && state.join("state.json").is_file());
-    state
+    let all = std::fs::read_dir(bench.folder.join("home/warm")).unwrap().flatten().map(|e| e.path());
+    let (guests, appliances): (Vec<_>, Vec<_>) = all.partition(|state| state.join("disk.qcow2").exists());
+    let ([state], [appliance]) = (&guests[..], &appliances[..]) else { panic!("{guests:?} {appliances:?}") };
+    assert!(state.join("state.json").is_file() && appliance.join("state.json").is_file());
+    state.clone()
 }
 
 #[test]

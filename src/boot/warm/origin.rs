@@ -21,7 +21,7 @@ pub struct Origin<'a> {
     pub architecture: Architecture,
     pub accelerator: Accelerator,
     pub cpu: &'a str,
-    /// See [`host_cpu`].
+    /// See [`crate::appliance::warm::host_cpu`].
     pub host_cpu: Option<String>,
     pub vcpus: u32,
     /// MiB.

@@ -60,7 +60,7 @@ enum Verb {
 
 #[derive(clap::Args)]
 struct Prune {
-    /// Every layer that nothing needs, all downloads, and all guests that are kept warm
+    /// Every layer that nothing needs, all downloads, and all guests and appliances that are kept warm
     #[arg(long, conflicts_with_all = ["to", "older_than"])]
     all: bool,
     /// Only until the layers that nothing needs take no more than this: 5GiB, 500MiB

@@ -80,7 +80,7 @@ impl Kind {
         match self {
             Kind::Bases => "kiln base remove",
             Kind::ImageDisks | Kind::ImageLayers | Kind::Logs | Kind::KeptDisks => "kiln image remove",
-            Kind::SpareLayers | Kind::Downloads => "kiln store prune --all",
+            Kind::SpareLayers | Kind::Downloads | Kind::WarmStates => "kiln store prune --all",
             _ => "",
         }
     }

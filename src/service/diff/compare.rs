@@ -127,14 +127,20 @@ pub fn packages(from: &Inventory, to: &Inventory) -> Vec<PackageChange> {
         .collect()
 }
 
-/// Versions. The first of a name is called by it alone; of multi-arch twins the second needs more.
+/// Versions: of kernels, say, more than one can be installed. The first architecture of a name needs no
+/// telling; of multi-arch twins the second does.
 fn by_name(inventory: &Inventory) -> BTreeMap<String, String> {
-    let mut named = BTreeMap::new();
+    let (mut first, mut versions) = (BTreeMap::new(), BTreeMap::<String, Vec<&str>>::new());
     for Package { name, architecture, version } in inventory.packages().unwrap_or_default() {
-        let key = if named.contains_key(name) { format!("{name}:{architecture}") } else { name.clone() };
-        named.insert(key, version.clone());
+        let plain = *first.entry(name).or_insert(architecture) == architecture;
+        let key = if plain { name.clone() } else { format!("{name}:{architecture}") };
+        versions.entry(key).or_default().push(version);
     }
-    named
+    let joined = |mut all: Vec<&str>| {
+        all.sort_unstable();
+        all.join(", ")
+    };
+    versions.into_iter().map(|(name, all)| (name, joined(all))).collect()
 }
 
 /// Name and architecture of the packages of this inventory that changed.

@@ -137,3 +137,17 @@ fn packages_that_nobody_can_read_are_told() {
     let found = told(&from, &to, false);
     assert!(found.packages.is_empty() && found.notes[0].contains("/db"), "{found:?}");
 }
+
+#[test]
+fn of_a_package_all_installed_versions_are_compared() {
+    let from = side(&[("kernel", "6.1"), ("kernel", "6.2")], "", &[]);
+    let to = side(&[("kernel", "6.3"), ("kernel", "6.2"), ("kernel", "6.1")], "", &[]);
+    let kernel = PackageChange {
+        name: "kernel".into(),
+        from: Some("6.1, 6.2".into()),
+        to: Some("6.1, 6.2, 6.3".into()),
+    };
+    assert_eq!(packages(&from.contents.packages, &to.contents.packages), [kernel]);
+    let again = side(&[("kernel", "6.2"), ("kernel", "6.1")], "", &[]);
+    assert_eq!(packages(&from.contents.packages, &again.contents.packages), []);
+}

@@ -80,10 +80,11 @@ impl Catalog {
         self.home().artifacts().join(inventory_name(digest))
     }
 
-    /// None when nobody took one.
+    /// None when nobody took one that this kiln can use.
     pub fn inventory(&self, digest: &str) -> Result<Option<Inventory>> {
         let path = self.inventory_path(digest);
         match std::fs::read_to_string(&path) {
+            Ok(text) if Inventory::is_outdated(&text) => Ok(None),
             Ok(text) => {
                 let corrupt = || CatalogError::Corrupt(format!("{} is no inventory", path.display()));
                 Inventory::parse(&text).map(Some).ok_or_else(corrupt)

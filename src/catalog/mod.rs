@@ -1,6 +1,6 @@
 //! L2: what kiln remembers. SQLite for rows, a folder for artifacts by digest.
 //!
-//! All SQL of kiln is in this room, one resource per file. Everything happens
+//! All SQL of kiln's own is in this room, one resource per file. Everything happens
 //! inside a [`Transaction`], so that a move of the engine, its journal row and
 //! the undo rows it makes or drops are one write.
 

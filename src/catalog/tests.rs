@@ -148,7 +148,10 @@ fn artifacts_stay_while_something_stands_on_them() {
     let image = add(&catalog, "nginx", &base);
     let disk = store(&catalog, "overlay", Some(&base));
     std::fs::write(catalog.block_list_path(&disk), "blocks").unwrap();
+    // One of an older kiln says less: it is taken anew.
     std::fs::write(catalog.inventory_path(&disk), "kiln-packages 1\nabsent\n").unwrap();
+    assert_eq!(catalog.inventory(&disk).unwrap(), None);
+    std::fs::write(catalog.inventory_path(&disk), "kiln-packages 2\nabsent\n").unwrap();
     assert_eq!(catalog.inventory(&disk).unwrap(), Some(crate::model::Inventory::Absent));
     assert_eq!(catalog.inventory(&base).unwrap(), None);
     catalog

@@ -276,7 +276,7 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 
 /// A stranger's name as it may be shown on a terminal.
 fn printable(name: &str) -> String {
-    name.chars().take(200).map(|c| if c.is_control() { '?' } else { c }).collect()
+    crate::support::text::marked(name, 200)
 }
 
 #[cfg(test)]

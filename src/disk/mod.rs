@@ -1,5 +1,5 @@
-//! L2: disk image files: overlays, conversion and digests through `qemu-img`; partitions and file systems as
-//! pure functions over bytes.
+//! L2: disk image files: overlays, conversion and digests through `qemu-img`; partitions, file systems and
+//! rpm's database as functions over bytes.
 //!
 //! Every open names its format: a guest that writes a qcow2 header into its raw disk changes nothing.
 
@@ -12,6 +12,7 @@ pub mod gpt;
 mod image;
 mod nbd;
 pub mod reader;
+pub mod rpm;
 pub mod writer;
 
 pub use crate::model::DiskFormat as Format;

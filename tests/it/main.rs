@@ -5,4 +5,6 @@ mod base;
 mod command_line;
 mod component;
 mod host_files;
+mod rpm;
+mod rpm_root;
 mod signals;

@@ -14,7 +14,10 @@ mod export;
 mod lane;
 mod layers;
 mod machine;
+mod packages;
 mod residue;
+#[path = "../it/rpm_root.rs"]
+mod rpm_root;
 mod run;
 #[path = "../it/component/s3_store.rs"]
 mod s3_store;

@@ -67,7 +67,7 @@ const NEEDS: &[Need] = &[
     for_tests(File("/bin/bash-static"), "bash-static", "the shell of the tests' smallest base image"),
     for_tests(Program("busybox"), "busybox-static", "the tools of the tests' smallest base image"),
     for_tests(Program("dnf"), "dnf", "the package manager of the other family, which documents ask"),
-    for_tests(Program("rpmbuild"), "rpm", "makes the packages that dnf installs in tests"),
+    for_tests(Program("rpmbuild"), "rpm", "makes the packages of tests, and the databases of them"),
     for_tests(Program("createrepo_c"), "createrepo-c", "makes the repository that dnf asks in tests"),
     for_tests(Program("gpg"), "gnupg", "signs what the tests pull"),
     for_tests(Program("gpgv"), "gpgv", "checks vendors' signatures"),

@@ -48,7 +48,8 @@ enum Verb {
     },
     /// List the packages that are installed in an image
     ///
-    /// Builds take that inventory when they seal. Of bases and older images it is read from the disk.
+    /// Builds take that inventory when they seal. Of bases and older images it is read from the disk: from the
+    /// records of dpkg, of rpm (databases of SQLite: Amazon Linux 2023, Fedora, RHEL 9) or of apk.
     Packages {
         /// An image (name, name/1.0.x, name/1.0.0 or name/1.0.0/3) or a base
         image: String,

@@ -2,7 +2,7 @@
 
 use crate::cli::Settings;
 use crate::cli::render::{Format, printable};
-use crate::model::{Failure, Inventory, Package};
+use crate::model::{Failure, Package};
 use crate::service::Service;
 use crate::service::diff;
 use crate::support::wait::Patience;
@@ -19,14 +19,9 @@ pub async fn run(
     match settings.format {
         Format::Json => {
             let packages = packages.map(|all| all.iter().map(record).collect::<Vec<_>>());
-            let manager = match &inventory {
-                Inventory::Read(_) => Some("dpkg"),
-                Inventory::Unread { manager, .. } => Some(manager.as_str()),
-                Inventory::Absent => None,
-            };
             println!(
                 "{}",
-                json!({"image": title, "manager": manager, "packages": packages, "missing": inventory.missing()})
+                json!({"image": title, "manager": inventory.manager(), "packages": packages, "missing": inventory.missing()})
             );
         }
         Format::Human => {

@@ -8,11 +8,14 @@ use kiln_protocol::message::{Entry, EntryKind, Extent};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What package managers write for themselves whenever anything is installed, and what programs log.
-const RECORDS: [&str; 7] = [
+const RECORDS: [&str; 9] = [
     "/var/lib/dpkg",
     "/var/lib/apt",
     "/var/lib/rpm",
-    "/usr/lib/sysimage/rpm",
+    "/var/lib/dnf",
+    // Of rpm, and of dnf from version 5.
+    "/usr/lib/sysimage",
+    "/lib/apk/db",
     "/var/cache",
     "/var/log",
     "/etc/ld.so.cache",

@@ -24,7 +24,10 @@ fn side(packages: &[(&str, &str)], command_line: &str, files: &[(&str, &str)]) -
     Holding {
         contents: Contents {
             command_line: command_line.into(),
-            packages: Inventory::Read(packages.iter().map(package).collect()),
+            packages: Inventory::Read {
+                manager: "dpkg".into(),
+                packages: packages.iter().map(package).collect(),
+            },
             mounts: vec![
                 Mount { path: String::new(), offset: Some(1 << 20) },
                 Mount { path: "/boot".into(), offset: None },
@@ -133,9 +136,11 @@ fn only_the_same_places_of_blocks_that_are_alike_prove_a_file_the_same() {
 fn packages_that_nobody_can_read_are_told() {
     let (mut from, to) = (side(&[], "", &[]), side(&[("a", "1")], "", &[]));
     assert_eq!(told(&from, &to, false).packages.len(), 1);
-    from.contents.packages = Inventory::Unread { manager: "rpm".into(), database: "/db".into() };
+    from.contents.packages =
+        Inventory::Unread { manager: "rpm".into(), database: "/db".into(), why: "it is cut off".into() };
     let found = told(&from, &to, false);
     assert!(found.packages.is_empty() && found.notes[0].contains("/db"), "{found:?}");
+    assert!(found.notes[0].ends_with("cannot read: it is cut off"), "{found:?}");
 }
 
 #[test]

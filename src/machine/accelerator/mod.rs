@@ -291,8 +291,8 @@ mod tests {
         let program = home.path().join("qemu");
         let version = crate::machine::Version { major: 7, minor: 2, micro: 0 };
         let qemu = Qemu { architecture: Architecture::X86_64, program: program.clone(), version };
-        let limit = Duration::from_millis(300);
-        let trial = async |script: &str, patience: &Patience| {
+        let (soon, late) = (Duration::from_millis(300), Duration::from_secs(60));
+        let trial = async |script: &str, limit: Duration, patience: &Patience| {
             // Written by another process: a fork of a neighbouring test must not hold it open for writing.
             let text = format!("#!/bin/sh\n{script}\n");
             let write = ["-c", "printf %s \"$1\" > \"$0\" && chmod +x \"$0\""];
@@ -300,16 +300,16 @@ mod tests {
             assert!(sh.args(write).arg(&program).arg(text).status().unwrap().success());
             guest::run(&qemu, Accelerator::Kvm, home.path(), limit, patience).await
         };
-        assert_eq!(trial("exec sleep 60", &patience()).await.unwrap(), Trial::Hangs);
-        assert_eq!(trial("exit 33", &patience()).await.unwrap(), Trial::Works);
-        let early = trial("exit 0", &patience()).await.unwrap();
+        assert_eq!(trial("exec sleep 60", soon, &patience()).await.unwrap(), Trial::Hangs);
+        assert_eq!(trial("exit 33", late, &patience()).await.unwrap(), Trial::Works);
+        let early = trial("exit 0", late, &patience()).await.unwrap();
         assert!(matches!(early, Trial::Fails(_)), "{early:?}");
-        let said =
-            trial("echo x >&2; echo 'error: no MSR' >&2; echo y >&2; kill -ABRT $$", &patience()).await;
+        let said = "echo x >&2; echo 'error: no MSR' >&2; echo y >&2; kill -ABRT $$";
+        let said = trial(said, late, &patience()).await;
         assert_eq!(said.unwrap(), Trial::Fails("error: no MSR".into()));
         // The caller's own end is no verdict.
         let short = patience().at_most(Duration::from_millis(100));
-        trial("exec sleep 60", &short).await.unwrap_err();
+        trial("exec sleep 60", late, &short).await.unwrap_err();
     }
 
     #[tokio::test]

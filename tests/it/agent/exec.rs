@@ -378,7 +378,9 @@ async fn a_terminal_has_a_size_signals_and_an_end() {
 async fn control_c_on_a_terminal_reaches_the_program_in_front() {
     let guest = agent().await;
     let (send, input) = mpsc::channel(4);
-    let exec = Exec { terminal: Some(Terminal { rows: 24, columns: 80 }), ..shell("echo go; sleep 1000") };
+    // A shell that meets the signal between two commands may start the next one all the same.
+    let script = shell("echo go; exec sleep 1000");
+    let exec = Exec { terminal: Some(Terminal { rows: 24, columns: 80 }), ..script };
     let text = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
     let mut screen = Screen { text: text.clone() };
     let p = patience();

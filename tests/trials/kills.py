@@ -6,6 +6,8 @@ usage: kills.py KILN HOME [--only NAME ...] [--random N] [--layers N] [--demo N]
   random   so many kills at random moments of random stages of a build of a tiny image (default 50)
   layers   so many kills while layers are kept and while builds start from them (default 30): each
            next build goes on from what was kept, and its image is the same as that of a cold one
+  wakes    so many kills while the appliance wakes from its memory, or is kept for the first time
+           (default 20): the next build wakes or boots, and does not meet a half state
   writes   one right before and one right after each write to the catalog: of such a build, of the
            first command in a new home, of the command that cleans up after a killed build
   demo     so many kills at random moments of random stages of the demo's recipe, examples/nginx
@@ -112,7 +114,7 @@ class Site:
         for digest, name in rows.items():
             assert name in files, f"{name} has a row and is gone"
             assert self.digest(self.home / "artifacts" / name) == digest, f"{name} is not what its name says"
-            files -= {name, f"{digest}.blocks"}
+            files -= {name, f"{digest}.blocks", f"{digest}.packages"}
         assert not files, f"without a row: {files}"
 
     def digest(self, path):
@@ -165,6 +167,8 @@ def tiny_site(kiln, source, work):
     assert code == 0, said
     for name, text in (("recipe.yaml", TINY), ("kills.yml", DOCUMENT)):
         (work / name).write_text(text)
+    # Later builds wake the appliance that the first one keeps, and are faster by that.
+    site.whole_build(work / "recipe.yaml")
     return site, work / "recipe.yaml"
 
 
@@ -275,6 +279,31 @@ def trial_layers(options, work):
     assert len(steps) > 1, f"every build ran as many components: {steps}"
 
 
+def trial_wakes(options, work):
+    site, recipe = tiny_site(options.kiln, options.home, work)
+    spans = site.whole_build(recipe)
+    warm, chance, outcomes = site.home / "warm", random.Random(options.seed), collections.Counter()
+    for number in range(1, options.wakes + 1):
+        first = chance.random() < 0.5
+        if first:
+            shutil.rmtree(warm)
+        process = site.build(recipe)
+        reaches(process, "prepare")
+        # To be kept it boots, is laid down and wakes.
+        time.sleep(chance.uniform(0, spans["prepare"] * (3 if first else 1)))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        site.look_after()
+        process = site.build(recipe)
+        said = process.communicate()[1]
+        assert process.returncode == 0, said
+        assert "no warm start" not in said, said
+        outcome = "kept anew" if "warm for the next time" in said else "woke"
+        outcomes["first time: " * first + outcome] += 1
+        print(f"{number:>3} killed while {'it was kept' if first else 'it woke'}; the next {outcome}", flush=True)
+    print(f"    {dict(outcomes)}", flush=True)
+
+
 def trial_writes(options, work):
     site, recipe = tiny_site(options.kiln, options.home, work)
     build = ["build", "--no-cache", str(recipe)]
@@ -343,7 +372,13 @@ def trial_demo(options, work):
     print(f"and a whole build again: {told(site.whole_build(recipe))}", flush=True)
 
 
-TRIALS = {"random": trial_random, "layers": trial_layers, "writes": trial_writes, "demo": trial_demo}
+TRIALS = {
+    "random": trial_random,
+    "layers": trial_layers,
+    "wakes": trial_wakes,
+    "writes": trial_writes,
+    "demo": trial_demo,
+}
 
 
 def make_shim(work):
@@ -359,6 +394,7 @@ def main():
     parser.add_argument("--only", nargs="+", choices=TRIALS, default=list(TRIALS))
     parser.add_argument("--random", type=int, default=50)
     parser.add_argument("--layers", type=int, default=30)
+    parser.add_argument("--wakes", type=int, default=20)
     parser.add_argument("--demo", type=int, default=3)
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
     options = parser.parse_args()

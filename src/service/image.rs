@@ -26,8 +26,9 @@ pub struct Shown {
     pub disk: Option<(Artifact, PathBuf)>,
     /// Bytes of the disk and of the layers that it stands on, without the base image's.
     pub above_base: u64,
-    /// The disk that a failed build kept (`--on-error keep`), and how many bytes of this host's disk it takes.
-    pub kept: Option<(PathBuf, u64)>,
+    /// The disks that failed builds kept (`--on-error keep`), the newest first, and how many bytes of this
+    /// host's disk each takes.
+    pub kept: Vec<(PathBuf, u64)>,
     pub builds: Vec<Build>,
     /// By key.
     pub tags: Vec<Tag>,
@@ -160,17 +161,16 @@ fn shown(service: &Service, image: Image) -> Result<Shown, Failure> {
         let path = service.catalog.artifact_path(&a);
         (a, path)
     });
-    let kept = kept_disk(service, &builds);
+    let kept = kept_disks(service, &builds);
     Ok(Shown { image, disk, above_base, kept, builds, tags })
 }
 
 /// Of builds that have ended: one that runs works on its disk.
-fn kept_disk(service: &Service, builds: &[Build]) -> Option<(PathBuf, u64)> {
-    let ended = builds.iter().filter(|b| b.ended.is_some());
-    ended.map(|b| service.catalog.home().build_disk(&b.id)).find_map(|path| {
-        let bytes = std::fs::metadata(&path).ok()?.blocks() * 512;
-        Some((path, bytes))
-    })
+fn kept_disks(service: &Service, builds: &[Build]) -> Vec<(PathBuf, u64)> {
+    let ended = builds.iter().rev().filter(|b| b.ended.is_some());
+    let disks = ended.map(|b| service.catalog.home().build_disk(&b.id));
+    let sized = |path: PathBuf| std::fs::metadata(&path).ok().map(|m| (path, m.blocks() * 512));
+    disks.filter_map(sized).collect()
 }
 
 /// The disk of an image that can be used, and how it is booted.
@@ -205,7 +205,7 @@ pub async fn export(
 #[derive(Clone, Debug)]
 pub struct Removed {
     pub image: Image,
-    /// Bytes of disks that nothing stands on any more, and of the one that its build kept.
+    /// Bytes of disks that nothing stands on any more, and of those that its builds kept.
     pub freed: u64,
 }
 
@@ -235,8 +235,8 @@ pub fn remove(service: &Service, image: Image) -> Result<Removed, Failure> {
         );
     }
     let Shown { disk, kept, .. } = shown(service, image.clone())?;
-    let (own, (kept, kept_bytes)) = (disk.map(|(_, path)| path), kept.unzip());
-    run::refuse_used(service, &format!("image {image}"), own.into_iter().chain(kept))?;
+    let disks = disk.into_iter().map(|(_, path)| path).chain(kept.iter().map(|(path, _)| path.clone()));
+    run::refuse_used(service, &format!("image {image}"), disks)?;
     for (undo, folder) in forget(service, &image)? {
         // Held, so that no other kiln that opens the home puts it in order at the same time.
         let _lock = Lock::try_take(&lock_path(&folder));
@@ -252,7 +252,7 @@ pub fn remove(service: &Service, image: Image) -> Result<Removed, Failure> {
     let before = service.catalog.read(|t| t.list_artifacts())?;
     let dropped = service.catalog.collect()?;
     let mut freed = before.iter().filter(|a| dropped.contains(&a.digest)).map(|a| a.bytes).sum();
-    freed += kept_bytes.unwrap_or(0);
+    freed += kept.iter().map(|(_, bytes)| bytes).sum::<u64>();
     // A base image's disk is also outside the store, and stays.
     let bases = service.bases.list().map_err(Failure::from)?;
     let gone = dropped.iter().filter(|d| !bases.iter().any(|b| b.digest.ends_with(d.as_str())));
@@ -339,6 +339,26 @@ mod tests {
         let service = Service::open(home.path(), &CancellationToken::new(), |_| ()).unwrap();
         assert!(!service.catalog.home().build("b").exists());
         assert!(service.catalog.read(|t| t.builds_with_undo()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn every_disk_that_a_build_kept_counts() {
+        let home = tempfile::tempdir().unwrap();
+        let service = Service::open(home.path(), &CancellationToken::new(), |_| ()).unwrap();
+        let image = failed(&service);
+        let again = service.catalog.write(|t| {
+            t.add_build("b-retry-1", image.id, "{}")?;
+            t.end_build("b-retry-1", "{}")
+        });
+        again.unwrap();
+        let disks = ["b-retry-1", "b"].map(|id| service.catalog.home().build_disk(id));
+        for disk in &disks {
+            std::fs::create_dir_all(disk.parent().unwrap()).unwrap();
+            std::fs::write(disk, [1; 100_000]).unwrap();
+        }
+        let kept = shown(&service, image.clone()).unwrap().kept;
+        assert_eq!(kept.iter().map(|(path, _)| path).collect::<Vec<_>>(), disks.iter().collect::<Vec<_>>());
+        assert!(remove(&service, image).unwrap().freed >= 200_000);
     }
 
     #[test]

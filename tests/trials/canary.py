@@ -40,11 +40,12 @@ class Site:
         return json.loads(out)
 
     def build(self, recipe, *options):
-        """Exit code, components whose steps ran, the screen."""
+        """Exit code, components whose steps ran, the screen and the notes."""
         code, out, said = self.run("--progress", "json", "build", recipe, *options)
         events = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
         ran = [e["component"] for e in events if e["type"] == "stepStarted"]
-        return code, ran, out + "".join(l + "\n" for l in said.splitlines() if not l.startswith("{"))
+        notes = [e["text"] for e in events if e["type"] == "note"]
+        return code, ran, "\n".join([out, *(l for l in said.splitlines() if not l.startswith("{")), *notes])
 
     def write(self, name, text):
         (self.work / name).write_text(text)

@@ -76,18 +76,18 @@ def trial_ways(options, work):
         assert code == 0, said
         ran = list(dict.fromkeys(ran))
         assert ran[-1] == "fresh", ran
-        return ran[:-1]
+        return ran[:-1], "woke from a warm state" in said
 
     recipe = job(site, lab, "job", "")
-    assert build(recipe, "--no-cache") == all_three
-    assert build(recipe, "--no-cache-from", "install") == all_three[1:]
+    assert build(recipe, "--no-cache") == (all_three, False)
+    assert build(recipe, "--no-cache-from", "install") == (all_three[1:], False)
     images = {"cold": "job/1.0.0/1", "layers": "job/1.0.0/2", "warm": "job-warm", "appliance": "job-appliance"}
     recipe = job(site, lab, "job-warm", "  warm: true\n")
     # The first makes the warm state, the second begins with it.
-    for _ in range(2):
-        assert build(recipe, "--no-cache") == all_three
+    for woke in (False, True):
+        assert build(recipe, "--no-cache") == (all_three, woke)
     recipe = job(site, lab, "job-appliance", "  run: appliance\n")
-    assert build(recipe, "--no-cache") == all_three
+    assert build(recipe, "--no-cache") == (all_three, False)
     print("each passes the job's test in a fresh machine", flush=True)
     for kind in ("layers", "warm", "appliance"):
         print(f"cold against {kind}:", flush=True)

@@ -421,7 +421,7 @@ fn a_failed_step_opens_a_shell_and_the_kept_disk_another() {
     assert_eq!(kept.status.code(), Some(1), "{kept:?}");
     // It is found again, and it is known what it takes.
     let shown = bench.json(&["image", "show", "shelled/1.0.0/2"]);
-    let disk = &shown["keptDisk"];
+    let disk = &shown["keptDisks"][0];
     assert_eq!(disk["path"], bench.builds_folder("shelled-1.0.0-2").join("overlay.qcow2").to_str().unwrap());
     let list = String::from_utf8(bench.run(&["image", "list"]).stdout).unwrap();
     let all: Vec<bool> = list.lines().map(|l| l.contains("  disk kept: ")).collect();

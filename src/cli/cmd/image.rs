@@ -244,7 +244,8 @@ fn list(all: &[Shown], unfiltered: bool) {
     for shown in all {
         let image = &shown.image;
         let size = shown.disk.as_ref().map_or("-".to_owned(), |_| format!("{} MiB", shown.above_base >> 20));
-        let kept = shown.kept.as_ref().map(|(_, bytes)| format!("  disk kept: {} MiB", bytes >> 20));
+        let kept: u64 = shown.kept.iter().map(|(_, bytes)| bytes).sum();
+        let kept = (!shown.kept.is_empty()).then(|| format!("  disk kept: {} MiB", kept >> 20));
         println!(
             "{:<32} {:<11} {:<8} {size:>9}  {}  from {}{}{}{}",
             image.to_string(),
@@ -301,12 +302,12 @@ fn show(shown: &Shown, ancestry: &Ancestry) {
             artifact.virtual_size >> 20
         );
     }
-    if let Some((path, bytes)) = &shown.kept {
-        println!("kept disk     {}", path.display());
-        println!(
-            "              {} MiB: kiln shell {image} opens it, kiln image remove {image} frees it",
-            bytes >> 20
-        );
+    for (path, bytes) in &shown.kept {
+        println!("kept disk     {} ({} MiB)", path.display(), bytes >> 20);
+    }
+    // That of an image that has one is what a shell opens.
+    if shown.disk.is_none() && !shown.kept.is_empty() {
+        println!("              kiln shell {image} opens it, kiln image remove {image} frees it");
     }
     for build in &shown.builds {
         println!("build         {} ({})", build.id, build.state);
@@ -355,7 +356,8 @@ fn record(shown: &Shown) -> Value {
         "disk": shown.disk.as_ref().map(|(a, path)| json!({
             "path": path, "digest": format!("sha256:{}", a.digest), "bytes": a.bytes, "virtualSize": a.virtual_size,
         })),
-        "keptDisk": shown.kept.as_ref().map(|(path, bytes)| json!({"path": path, "allocatedBytes": bytes})),
+        "keptDisks": shown.kept.iter().map(|(path, bytes)| json!({"path": path, "allocatedBytes": bytes}))
+            .collect::<Vec<_>>(),
         "builds": shown.builds.iter().map(|b| json!({"id": b.id, "state": b.state})).collect::<Vec<_>>(),
     })
 }

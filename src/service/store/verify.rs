@@ -4,6 +4,7 @@ use crate::catalog::CatalogError;
 use crate::catalog::artifact::Artifact;
 use crate::catalog::layer::Layer;
 use crate::disk::blocklist::BlockList;
+use crate::disk::reader::ReadError;
 use crate::disk::{self, DiskError};
 use crate::model::{DiskFormat, Failure, FailureKind, ImageStatus};
 use crate::service::{Service, image};
@@ -178,14 +179,30 @@ async fn mend_list(
         Ok(None) => return Ok(None),
         kept => kept.ok().flatten(),
     };
-    let path = service.catalog.artifact_path(artifact);
-    let found = BlockList::of(&path, DiskFormat::Qcow2, patience).await;
-    let found = found.map_err(|e| Failure::from_error(FailureKind::Environment, &e))?;
+    let found = blocks(service, artifact, patience).await;
+    // Somebody may have dropped it meanwhile.
+    if service.catalog.read(|t| t.find_artifact(&artifact.digest))?.is_none() {
+        return Ok(None);
+    }
+    let found = found.map_err(|e| Failure::from_error((&e).into(), &e))?;
     if kept.as_ref() == Some(&found) {
         return Ok(None);
     }
     found.save(&list).map_err(|e| Failure::from_error(FailureKind::Environment, &e))?;
     Ok(Some(list))
+}
+
+/// Reads what the chain has above the next disk with a list of its own: that one was verified before.
+async fn blocks(service: &Service, artifact: &Artifact, patience: &Patience) -> Result<BlockList, ReadError> {
+    let path = service.catalog.artifact_path(artifact);
+    let chain = service.catalog.read(|t| t.chain_of(&artifact.digest)).unwrap_or_default();
+    for below in chain.iter().skip(1) {
+        if let Ok(Some(known)) = BlockList::load(&service.catalog.block_list_path(&below.digest)) {
+            let below = service.catalog.artifact_path(below);
+            return BlockList::of_changed(&path, DiskFormat::Qcow2, (&below, known), patience).await;
+        }
+    }
+    BlockList::of(&path, DiskFormat::Qcow2, patience).await
 }
 
 fn drop_what_stands_on(service: &Service, artifact: &Artifact, what: String) -> Result<Damage, Failure> {

@@ -157,8 +157,9 @@ impl Machine {
     /// Ends QEMU, and waits until it has: as long as it lives, its disks are open to nobody else.
     pub async fn be_gone(&self, patience: &Patience) {
         self.kill();
-        // What does not end in time is in the way of the next one, which says so.
-        let _ = self.wait_exit(&patience.at_most(LAST_WORDS)).await;
+        // A moment of its own: mostly it is gone for because another limit is over. What does not end in it
+        // is in the way of the next one, which says so.
+        let _ = self.wait_exit(&Patience::new(LAST_WORDS, &patience.cancel)).await;
     }
 
     async fn tell_progress(&self, patience: &Patience) -> Result<(), QmpError> {

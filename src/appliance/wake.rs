@@ -4,7 +4,7 @@
 //! a kit and of a kind of machine, and of no disk: one that wakes finds its own when it gets the driver.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use super::start::{Begun, boot, with_kernel};
 use super::warm::{Identity, Listed, MEMORY, Record, State, Store, WarmError, file, host_cpu, lay_down};
@@ -20,8 +20,8 @@ const GENERATION: u32 = 1;
 /// What the memory of a small one takes, and then some. Where so much is not allowed none is kept.
 const LEAST: u64 = 256 << 20;
 
-/// Kinds of machines that are kept at the same time; the longest unused goes.
-const KINDS: usize = 4;
+/// After how much time those of other kits and QEMUs go.
+const UNUSED: Duration = Duration::from_secs(7 * 86_400);
 
 /// The part of an identity that only those of appliances have.
 const KIT: &str = "kit";
@@ -138,19 +138,18 @@ impl<'a> Warmth<'a> {
         Ok(state.rouse(&spec, self.folder, None, patience).await?.0)
     }
 
-    /// What no appliance of this kit and this QEMU wakes from any more goes, and kinds beyond a few.
+    /// What no appliance of this kit and this QEMU wakes from goes, once nobody else does either.
     fn make_way(&self) {
-        let ours = |name: &str| self.identity.parts.get(name);
-        let mut all = self.store.list();
-        all.retain(|l| l.parts.contains_key(KIT));
-        let stale = |l: &Listed| {
-            let differs = |name: &str| l.parts.get(name) != ours(name);
-            !differs("architecture") && (differs(KIT) || differs("qemu"))
-        };
-        let (stale, rest): (Vec<_>, Vec<_>) = all.into_iter().partition(stale);
-        let more = rest.len().saturating_sub(KINDS);
-        self.store.remove_all(stale.iter().chain(&rest[..more]));
+        let (now, all) = (SystemTime::now(), self.store.list());
+        self.store.remove_all(all.iter().filter(|l| is_stale(l, &self.identity, now)));
     }
+}
+
+/// Another kit's or QEMU's, and unused for long: kilns of two kinds may share a home.
+fn is_stale(listed: &Listed, ours: &Identity, now: SystemTime) -> bool {
+    let differs = |name: &str| listed.parts.get(name) != ours.parts.get(name);
+    let other = listed.parts.contains_key(KIT) && (differs(KIT) || differs("qemu"));
+    other && !differs("architecture") && now.duration_since(listed.used).is_ok_and(|age| age >= UNUSED)
 }
 
 /// A kernel that has the driver built in has seen the disk: its memory is of that one.
@@ -179,6 +178,34 @@ mod tests {
     use super::*;
     use crate::machine::{Accelerator, Cache, Disk, Network};
     use crate::model::{Architecture, DiskFormat};
+
+    #[test]
+    fn others_go_when_nobody_uses_them() {
+        let named = |parts: &[(&str, &str)]| {
+            let parts = parts.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+            Identity::of(parts.collect())
+        };
+        let ours = named(&[(KIT, "k"), ("qemu", "7"), ("architecture", "x86_64"), ("shape", "s")]);
+        let now = SystemTime::now();
+        let stale = |parts: &[(&str, &str)], unused: Duration| {
+            let Identity { digest, parts } = named(parts);
+            let used = now - unused;
+            let listed = Listed { identity: digest, title: String::new(), parts, bytes: 1, created: 0, used };
+            is_stale(&listed, &ours, now)
+        };
+        let other_kit = [(KIT, "l"), ("qemu", "7"), ("architecture", "x86_64"), ("shape", "s")];
+        let other_qemu = [(KIT, "k"), ("qemu", "8"), ("architecture", "x86_64"), ("shape", "s")];
+        let lately = UNUSED - Duration::from_secs(60);
+        for other in [other_kit, other_qemu] {
+            assert!(stale(&other, UNUSED) && !stale(&other, lately), "{other:?}");
+        }
+        let same = [(KIT, "k"), ("qemu", "7"), ("architecture", "x86_64"), ("shape", "another")];
+        let foreign = [(KIT, "m"), ("qemu", "7"), ("architecture", "aarch64"), ("shape", "s")];
+        let guest = [("disk", "d"), ("qemu", "8"), ("architecture", "x86_64"), ("shape", "s")];
+        for stays in [same, foreign, guest] {
+            assert!(!stale(&stays, 2 * UNUSED), "{stays:?}");
+        }
+    }
 
     #[test]
     fn a_memory_is_of_a_kit_and_a_machine_and_of_no_disk() {

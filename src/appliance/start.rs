@@ -15,8 +15,11 @@ use crate::support::wait::Patience;
 
 const MEMORY_MIB: u32 = 512;
 
-/// Until it answers it takes 2 s; under emulation on a host that is busy, many times that.
+/// For one boot. Until it answers it takes 2 s; under emulation on a host that is busy, many times that.
 const START_LIMIT: Duration = Duration::from_secs(300);
+
+/// For the drivers of its disks and the names that these get.
+const LISTING_LIMIT: Duration = Duration::from_secs(120);
 
 /// Going down is unmounting.
 const END_LIMIT: Duration = Duration::from_secs(120);
@@ -34,11 +37,12 @@ pub struct Appliance {
 /// How an appliance came up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Begun {
+    /// It booted, and is not one to keep, or another kiln was faster.
     Booted,
     /// It booted, is kept for the next ones, so many bytes of it, and woke from that.
     Kept(u64),
     Woken,
-    /// It booted, for what was kept, or was to be, is of no use, and why.
+    /// It booted, for what was kept, or was to be, is of no use: why, and what is next.
     Instead(String),
 }
 
@@ -85,7 +89,6 @@ impl Appliance {
         let first = spec.disks.first_mut().expect("an appliance has a disk to work on");
         let serial = first.serial.get_or_insert_with(|| "disk".into()).clone();
         spec.firmware = Firmware::Bios;
-        let patience = &patience.at_most(START_LIMIT);
         let (alive, begun) = match Warmth::of(kit, &spec, folder, patience).await? {
             Some(warmth) => warmth.start(kit, &spec, patience).await?,
             None => (boot(kit, &spec, folder, patience).await?.0, Begun::Booted),
@@ -93,6 +96,7 @@ impl Appliance {
         // Not before: the memory that others go on from is of an appliance that has seen no disk.
         let mut names: Vec<String> = spec.disks.iter().map(|d| driver(d.interface).to_owned()).collect();
         names.dedup();
+        let patience = &patience.at_most(LISTING_LIMIT);
         let listing = || ApplianceError::during("listing its disks");
         alive.act(Operation::LoadModules { names }, patience).await.map_err(listing())?;
         let devices = alive.devices(patience).await.map_err(listing())?;
@@ -137,13 +141,14 @@ pub(super) fn with_kernel(spec: &MachineSpec, kit: &Kit, nonce: &str) -> Machine
     MachineSpec { kernel: Some(kernel), ..spec.clone() }
 }
 
-/// An ordinary boot until the agent has greeted, and its nonce.
+/// An ordinary boot until the agent has greeted, and its nonce. It has a limit of its own.
 pub(super) async fn boot(
     kit: &Kit,
     spec: &MachineSpec,
     folder: &Path,
     patience: &Patience,
 ) -> Result<(Alive, String), ApplianceError> {
+    let patience = &patience.at_most(START_LIMIT);
     let nonce = nonce().map_err(|e| ApplianceError::File { path: "/dev/urandom".into(), source: e })?;
     let machine = Machine::start(&with_kernel(spec, kit, &nonce), folder, patience).await?;
     let link = machine.agent_link().expect("a machine has its link until somebody takes it");

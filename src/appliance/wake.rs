@@ -23,6 +23,16 @@ const LEAST: u64 = 256 << 20;
 /// After how much time those of other kits and QEMUs go.
 const UNUSED: Duration = Duration::from_secs(7 * 86_400);
 
+/// For laying one down. It takes a second, and whoever waits for the appliance does not need it.
+const KEEP_LIMIT: Duration = Duration::from_secs(120);
+
+/// What is next where the reason may pass.
+const NEXT_TIME: &str = "the next start tries to keep it";
+
+/// What is next where no other start is to try the same in vain.
+const GIVEN_UP: &str =
+    "not tried again for a day, or until `kiln store prune --all` clears what is kept warm";
+
 /// The part of an identity that only those of appliances have.
 const KIT: &str = "kit";
 
@@ -60,7 +70,6 @@ impl<'a> Warmth<'a> {
         patience: &Patience,
     ) -> Result<(Alive, Begun), ApplianceError> {
         let since = Instant::now();
-        let wanted = || patience.check("kiln's appliance", since).map_err(ApplianceError::from);
         let mut found = None;
         let woken = match self.store.find(&self.identity) {
             Ok(Some(state)) => self.rouse(found.insert(state), kit, spec, patience).await.map(Some),
@@ -72,7 +81,7 @@ impl<'a> Warmth<'a> {
             Ok(Some(alive)) => return Ok((alive, Begun::Woken)),
             Ok(None) => {}
             Err(e) => {
-                wanted()?;
+                wanted(patience, since)?;
                 let (alive, _) = boot(kit, spec, self.folder, patience).await?;
                 // Where it cannot boot either, the state may be a good one.
                 found.iter().for_each(|state| self.store.remove(state));
@@ -81,20 +90,13 @@ impl<'a> Warmth<'a> {
         }
         let (alive, nonce) = boot(kit, spec, self.folder, patience).await?;
         let room = self.store.has_room(spec.memory_mib.into());
-        if !room || self.store.is_hopeless(&self.identity) || knows_disks(&alive, patience).await? {
+        if !room || self.store.is_hopeless(&self.identity) || !knows_no_disk(&alive, patience).await {
             return Ok((alive, Begun::Booted));
         }
-        match self.keep(alive, &nonce, kit, spec, patience).await {
-            Ok((alive, bytes)) => Ok((alive, Begun::Kept(bytes))),
-            Err(e) => {
-                wanted()?;
-                let (alive, _) = boot(kit, spec, self.folder, patience).await?;
-                self.store.give_up(&self.identity);
-                Ok((alive, Begun::Instead(e.to_string())))
-            }
-        }
+        self.keep(alive, &nonce, kit, spec, patience).await
     }
 
+    /// Keeps one that has just booted, and wakes it. Whatever does not work on the way, it boots again.
     async fn keep(
         &self,
         alive: Alive,
@@ -102,25 +104,73 @@ impl<'a> Warmth<'a> {
         kit: &Kit,
         spec: &MachineSpec,
         patience: &Patience,
-    ) -> Result<(Alive, u64), WarmError> {
+    ) -> Result<(Alive, Begun), ApplianceError> {
+        let since = Instant::now();
         // In the machine's folder, which whoever tidies up after a dead kiln removes. An earlier boot in it
         // may have left one.
         let staging = self.folder.join("warm");
         let _ = std::fs::remove_dir_all(&staging);
-        let kept = async {
-            private_folder(&staging).map_err(file("cannot make", &staging))?;
-            let memory = lay_down(alive, &staging.join(MEMORY), patience).await?;
-            let title = format!("kiln's appliance, {} MiB", spec.memory_mib);
-            let started = with_kernel(spec, kit, nonce);
-            Record::new(&title, &self.identity, nonce, &started, memory).write(&staging)?;
-            let state = self.store.add(&staging, &self.identity)?;
-            self.make_way();
-            Ok((self.rouse(&state, kit, spec, patience).await?, state.bytes()))
+        if let Err(e) = private_folder(&staging) {
+            let why = file("cannot make", &staging)(e);
+            return Ok((alive, Begun::Instead(format!("{why}; {NEXT_TIME}"))));
         }
-        .await;
+        let mut laid = None;
+        let limit = patience.at_most(KEEP_LIMIT);
+        let woken = match self.lay_by(alive, nonce, &staging, kit, spec, &limit).await {
+            Ok(state) => self.rouse(laid.insert(state), kit, spec, patience).await,
+            Err(e) => Err(e),
+        };
         // One that has no place in the store was of use once.
         let _ = std::fs::remove_dir_all(&staging);
-        kept
+        match woken {
+            Ok(alive) => Ok((alive, laid.as_ref().map_or(Begun::Booted, |state| self.comes_of(state)))),
+            Err(e) => {
+                wanted(patience, since)?;
+                let (alive, _) = boot(kit, spec, self.folder, patience).await?;
+                // What could not even be kept may be so the next time: a disk was full, a host was busy.
+                if let Some(state) = laid.filter(State::is_kept) {
+                    self.store.remove(&state);
+                    self.store.give_up(&self.identity);
+                }
+                let next = match self.store.is_hopeless(&self.identity) {
+                    true => GIVEN_UP,
+                    false => NEXT_TIME,
+                };
+                Ok((alive, Begun::Instead(format!("{e}; {next}"))))
+            }
+        }
+    }
+
+    async fn lay_by(
+        &self,
+        alive: Alive,
+        nonce: &str,
+        staging: &Path,
+        kit: &Kit,
+        spec: &MachineSpec,
+        patience: &Patience,
+    ) -> Result<State, WarmError> {
+        let memory = lay_down(alive, &staging.join(MEMORY), patience).await?;
+        let title = format!("kiln's appliance, {} MiB", spec.memory_mib);
+        let started = with_kernel(spec, kit, nonce);
+        Record::new(&title, &self.identity, nonce, &started, memory).write(staging)?;
+        let state = self.store.add(staging, &self.identity)?;
+        if state.is_kept() {
+            self.make_way();
+        } else if self.store.too_large(&state).is_some() {
+            self.store.give_up(&self.identity);
+        }
+        Ok(state)
+    }
+
+    /// What there is to say of one that has woken from what it left.
+    fn comes_of(&self, state: &State) -> Begun {
+        match self.store.too_large(state) {
+            _ if state.is_kept() => Begun::Kept(state.bytes()),
+            Some(e) => Begun::Instead(format!("{e}; {GIVEN_UP}")),
+            // Another kiln was faster, and has told of it.
+            None => Begun::Booted,
+        }
     }
 
     async fn rouse(
@@ -145,6 +195,11 @@ impl<'a> Warmth<'a> {
     }
 }
 
+/// Whether anybody still waits for it, whatever limits the ways to it have.
+fn wanted(patience: &Patience, since: Instant) -> Result<(), ApplianceError> {
+    Ok(patience.check("kiln's appliance", since)?)
+}
+
 /// Another kit's or QEMU's, and unused for long: kilns of two kinds may share a home.
 fn is_stale(listed: &Listed, ours: &Identity, now: SystemTime) -> bool {
     let differs = |name: &str| listed.parts.get(name) != ours.parts.get(name);
@@ -152,10 +207,10 @@ fn is_stale(listed: &Listed, ours: &Identity, now: SystemTime) -> bool {
     other && !differs("architecture") && now.duration_since(listed.used).is_ok_and(|age| age >= UNUSED)
 }
 
-/// A kernel that has the driver built in has seen the disk: its memory is of that one.
-async fn knows_disks(alive: &Alive, patience: &Patience) -> Result<bool, ApplianceError> {
-    let devices = alive.devices(patience).await.map_err(ApplianceError::during("listing its disks"))?;
-    Ok(!devices.is_empty())
+/// A kernel that has the driver built in has seen the disk: its memory is of that one. One that does not
+/// answer is not to be kept either, and says so to who asks for its disk.
+async fn knows_no_disk(alive: &Alive, patience: &Patience) -> bool {
+    alive.devices(&patience.at_most(KEEP_LIMIT)).await.is_ok_and(|devices| devices.is_empty())
 }
 
 /// Everything that the memory of an appliance depends on. The shape has the machine, and nothing of

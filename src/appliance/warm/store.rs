@@ -76,6 +76,12 @@ impl Store {
         self.limit > 0 && bytes <= self.limit
     }
 
+    /// Why a state has no place here, whatever else would go for it.
+    pub fn too_large(&self, state: &State) -> Option<WarmError> {
+        let (bytes, limit) = (state.bytes(), self.limit);
+        (!self.takes(bytes)).then_some(WarmError::TooLarge { bytes, limit })
+    }
+
     /// The state of that identity. One that is not whole is an error, and gone afterwards.
     pub fn find(&self, identity: &Identity) -> Result<Option<State>, WarmError> {
         if self.limit == 0 {
@@ -94,9 +100,9 @@ impl Store {
         found
     }
 
-    /// It could not be kept, or not be woken from what was kept just now: for a while nobody tries again.
+    /// It is too large, or could not be woken from what was kept just now: for a while nobody tries again.
+    /// Nothing is removed by that.
     pub fn give_up(&self, identity: &Identity) {
-        self.forget(&self.folder().join(&identity.digest));
         // What could not be noted is tried again.
         let _ = files::private_folder(&self.folder()).and_then(|()| File::create(self.mark(identity)));
     }
@@ -170,8 +176,8 @@ impl Store {
     pub fn add(&self, staging: &Path, identity: &Identity) -> Result<State, WarmError> {
         let mut state = State::open(staging, false)?
             .ok_or_else(|| WarmError::Damaged { path: staging.into(), what: "it has no record".into() })?;
-        let bytes = state.record.bytes();
-        if bytes > self.limit {
+        let bytes = state.bytes();
+        if self.too_large(&state).is_some() {
             return Ok(state);
         }
         let mut listed = self.list();

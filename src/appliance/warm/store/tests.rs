@@ -56,6 +56,7 @@ fn what_was_unused_longest_makes_room() {
     assert_eq!(store.bytes(), 900);
     let large = add(&store, home.path(), "e", 1001);
     assert!(!large.is_kept() && large.folder.ends_with("staged-e"));
+    assert!(matches!(store.too_large(&large), Some(WarmError::TooLarge { bytes: 1001, limit: 1000 })));
     assert_eq!(titles(&store), ["a", "d"], "nothing goes for what does not stay");
     assert_eq!(store.remove_of("a"), 300);
     assert_eq!(titles(&store), ["d"]);
@@ -103,6 +104,10 @@ fn of_two_that_keep_the_same_the_first_counts_and_both_go_on() {
     let second = add(&store, home.path(), "a", 100);
     assert!(first.is_kept() && !second.is_kept());
     assert!(second.folder.join(MEMORY).is_file());
+    assert!(store.too_large(&second).is_none(), "that is not why");
+    // Whoever does not wake from the second thinks ill of that one alone.
+    store.remove(&second);
+    assert!(!second.folder.exists());
     assert_eq!(titles(&store), ["a"]);
 }
 
@@ -112,9 +117,11 @@ fn what_was_given_up_is_tried_again_after_a_day() {
     let store = Store::new(home.path(), 1000);
     let (tried, other) = (identity("a"), identity("b"));
     assert!(!store.is_hopeless(&tried));
+    add(&store, home.path(), "a", 100);
     store.give_up(&tried);
     assert!(store.is_hopeless(&tried) && !store.is_hopeless(&other));
-    assert!(titles(&store).is_empty() && store.is_hopeless(&tried), "listing is no reason to try again");
+    assert_eq!(titles(&store), ["a"], "what another kiln keeps is its own");
+    assert!(store.is_hopeless(&tried), "listing is no reason to try again");
     let age = |by: Duration| {
         File::open(store.mark(&tried)).unwrap().set_modified(SystemTime::now() - by).unwrap();
     };

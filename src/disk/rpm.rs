@@ -126,11 +126,10 @@ fn scan(
 }
 
 fn open(path: &Path, limit: impl FnOnce(&Connection)) -> rusqlite::Result<Connection> {
-    // Names are paths only, and no links.
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX
-        | OpenFlags::SQLITE_OPEN_NOFOLLOW
-        | OpenFlags::SQLITE_OPEN_EXRESCODE;
+    // Names are paths only. Links are followed: kiln makes the file itself, and the home folder that it lies
+    // in may be reached through one.
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_EXRESCODE;
     let connection = Connection::open_with_flags(path, flags)?;
     limit(&connection);
     for (option, on) in [

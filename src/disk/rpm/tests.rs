@@ -48,6 +48,19 @@ fn packages_come_in_order_also_from_the_log() {
     assert_eq!(read(&made(DEFINITION, &[])).unwrap(), [""; 0]);
 }
 
+/// As below a home folder that is kept on a larger disk.
+#[test]
+fn the_folder_may_be_reached_through_a_link() {
+    let (folder, elsewhere) = (
+        made(&format!("PRAGMA journal_mode = WAL; {DEFINITION}"), &[record("a", 0)]),
+        tempfile::tempdir().unwrap(),
+    );
+    let link = elsewhere.path().join("link");
+    std::os::unix::fs::symlink(folder.path(), &link).unwrap();
+    let read = packages(&link.join("rpmdb.sqlite"), &Patience::unlimited(&Default::default())).unwrap();
+    assert_eq!(read.into_iter().map(|p| p.name).collect::<Vec<_>>(), ["a"]);
+}
+
 #[test]
 fn nobody_who_called_it_off_waits() {
     let patience = Patience::unlimited(&Default::default());

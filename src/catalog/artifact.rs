@@ -80,15 +80,15 @@ impl Catalog {
         self.home().artifacts().join(inventory_name(digest))
     }
 
-    /// None when nobody took one that this kiln can use.
+    /// None when there is none, or another look may find more.
     pub fn inventory(&self, digest: &str) -> Result<Option<Inventory>> {
         let path = self.inventory_path(digest);
         match std::fs::read_to_string(&path) {
-            Ok(text) if Inventory::is_outdated(&text) => Ok(None),
-            Ok(text) => {
-                let corrupt = || CatalogError::Corrupt(format!("{} is no inventory", path.display()));
-                Inventory::parse(&text).map(Some).ok_or_else(corrupt)
-            }
+            Ok(text) => match Inventory::parse(&text) {
+                Some(inventory) => Ok(Some(inventory).filter(|i| !i.may_be_read_yet())),
+                None if Inventory::is_old(&text) => Ok(None),
+                None => Err(CatalogError::Corrupt(format!("{} is no inventory", path.display()))),
+            },
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
             Err(source) => Err(CatalogError::Io { doing: "read", path, source }),
         }

@@ -148,11 +148,20 @@ fn artifacts_stay_while_something_stands_on_them() {
     let image = add(&catalog, "nginx", &base);
     let disk = store(&catalog, "overlay", Some(&base));
     std::fs::write(catalog.block_list_path(&disk), "blocks").unwrap();
-    // One of an older kiln says less: it is taken anew.
-    std::fs::write(catalog.inventory_path(&disk), "kiln-packages 1\nabsent\n").unwrap();
-    assert_eq!(catalog.inventory(&disk).unwrap(), None);
-    std::fs::write(catalog.inventory_path(&disk), "kiln-packages 2\nabsent\n").unwrap();
-    assert_eq!(catalog.inventory(&disk).unwrap(), Some(crate::model::Inventory::Absent));
+    let inventory = |text: &str| {
+        std::fs::write(catalog.inventory_path(&disk), format!("kiln-packages {text}\n")).unwrap();
+        catalog.inventory(&disk)
+    };
+    // What an older kiln did not find is looked for anew, and what once could not be read.
+    for anew in ["1\nabsent", "1\nunread\trpm\t/x", "2\nunread\trpm\t/x\tthe disk was full"] {
+        assert_eq!(inventory(anew).unwrap(), None, "{anew:?}");
+    }
+    for known in ["1\nread\na\tall\t1", "2\nread\trpm\na\tall\t1"] {
+        assert_eq!(inventory(known).unwrap().unwrap().packages().unwrap().len(), 1, "{known:?}");
+    }
+    assert!(inventory("2\nunread\trpm\t/x\t").unwrap().is_some(), "a kind that kiln does not read");
+    assert!(matches!(inventory("2\nnoise"), Err(CatalogError::Corrupt(_))));
+    assert_eq!(inventory("2\nabsent").unwrap(), Some(crate::model::Inventory::Absent));
     assert_eq!(catalog.inventory(&base).unwrap(), None);
     catalog
         .write(|t| {

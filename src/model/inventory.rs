@@ -2,8 +2,8 @@
 
 /// Begins the text form; another version is another first line.
 const HEADER: &str = "kiln-packages 2";
-/// What kiln wrote before it read more than dpkg's records: such a list is taken anew.
-const OLD_HEADER: &str = "kiln-packages 1\n";
+/// What kiln wrote before it read more than dpkg's records: its lists are complete, but it found fewer.
+const OLD_HEADER: &str = "kiln-packages 1";
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Package {
@@ -74,41 +74,48 @@ impl Inventory {
         text
     }
 
-    /// Whether an older kiln wrote this, in a form that says less.
-    pub fn is_outdated(text: &str) -> bool {
-        text.starts_with(OLD_HEADER)
+    /// Whether another look may find the packages: what kept kiln from reading them can have been this
+    /// host's trouble, or a fault of kiln's own. Of a kind of database that kiln does not read there is
+    /// nothing to hope.
+    pub fn may_be_read_yet(&self) -> bool {
+        matches!(self, Inventory::Unread { why, .. } if !why.is_empty())
     }
 
-    /// Reads what [`Inventory::to_text`] writes; None is anything else.
+    /// Whether an older kiln wrote this text; one of those that [`Inventory::parse`] does not read says less
+    /// than is known now.
+    pub fn is_old(text: &str) -> bool {
+        text.lines().next() == Some(OLD_HEADER)
+    }
+
+    /// Reads what [`Inventory::to_text`] writes, and the lists that an older kiln wrote; None is anything else.
     pub fn parse(text: &str) -> Option<Inventory> {
         let mut lines = text.strip_suffix('\n')?.split('\n');
-        if lines.next()? != HEADER {
-            return None;
-        }
+        let header = lines.next()?;
         let fields: Vec<&str> = lines.next()?.split('\t').collect();
         let rest: Vec<&str> = lines.collect();
-        match fields[..] {
-            ["read", manager] => {
-                let package = |line: &&str| match line.split('\t').collect::<Vec<_>>()[..] {
-                    [name, architecture, version] => Some(Package {
-                        name: name.into(),
-                        architecture: architecture.into(),
-                        version: version.into(),
-                    }),
-                    _ => None,
-                };
-                let packages = rest.iter().map(package).collect::<Option<_>>()?;
-                Some(Inventory::Read { manager: manager.into(), packages })
-            }
-            ["unread", manager, database, why] if rest.is_empty() => Some(Inventory::Unread {
+        match (header, &fields[..]) {
+            (HEADER, ["read", manager]) => read(manager, &rest),
+            (OLD_HEADER, ["read"]) => read("dpkg", &rest),
+            (HEADER, &["unread", manager, database, why]) if rest.is_empty() => Some(Inventory::Unread {
                 manager: manager.into(),
                 database: database.into(),
                 why: why.into(),
             }),
-            ["absent"] if rest.is_empty() => Some(Inventory::Absent),
+            (HEADER, ["absent"]) if rest.is_empty() => Some(Inventory::Absent),
             _ => None,
         }
     }
+}
+
+fn read(manager: &str, lines: &[&str]) -> Option<Inventory> {
+    let package = |line: &&str| match line.split('\t').collect::<Vec<_>>()[..] {
+        [name, architecture, version] => {
+            Some(Package { name: name.into(), architecture: architecture.into(), version: version.into() })
+        }
+        _ => None,
+    };
+    let packages = lines.iter().map(package).collect::<Option<_>>()?;
+    Some(Inventory::Read { manager: manager.into(), packages })
 }
 
 #[cfg(test)]
@@ -133,11 +140,27 @@ mod tests {
             assert_eq!(inventory.to_text(), text);
             assert_eq!(Inventory::parse(text), Some(inventory));
         }
-        for bad in
-            ["", "kiln-packages 3\nabsent\n", "kiln-packages 2\nread\tx\na\tb\n", "kiln-packages 2\nabsent"]
-        {
+        for bad in [
+            "",
+            "kiln-packages 3\nabsent\n",
+            "kiln-packages 2\nread\n",
+            "kiln-packages 2\nread\tx\na\tb\n",
+            "kiln-packages 2\nabsent",
+        ] {
             assert_eq!(Inventory::parse(bad), None, "{bad:?}");
         }
-        assert!(Inventory::is_outdated("kiln-packages 1\nread\n") && !Inventory::is_outdated(HEADER));
+    }
+
+    #[test]
+    fn lists_of_an_older_kiln_are_of_dpkg_and_complete() {
+        let package =
+            Package { name: "libc6".into(), architecture: "amd64".into(), version: "2.36-9".into() };
+        let list = "kiln-packages 1\nread\nlibc6\tamd64\t2.36-9\n";
+        let read = Inventory::Read { manager: "dpkg".into(), packages: vec![package] };
+        assert_eq!(Inventory::parse(list), Some(read));
+        for less in ["kiln-packages 1\nabsent\n", "kiln-packages 1\nunread\trpm\t/x\n"] {
+            assert!(Inventory::parse(less).is_none() && Inventory::is_old(less), "{less:?}");
+        }
+        assert!(!Inventory::is_old("kiln-packages 2\nread\n") && !Inventory::is_old("kiln-packages 10\n"));
     }
 }

@@ -1,7 +1,7 @@
 //! What the appliance finds on a disk.
 
 use crate::disk::filesystem::{self, Filesystem};
-use crate::model::{Architecture, Firmware, Inventory};
+use crate::model::{Architecture, Firmware};
 
 /// Everything about a disk that decides how it boots, grows and is sealed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +30,6 @@ pub struct DiskFacts {
     pub command_line: String,
     /// Ways in which the disk can start by itself.
     pub firmware: Vec<Firmware>,
-    pub packages: Inventory,
     /// A file system was not unmounted in order: its journal holds what the files do not.
     pub needs_recovery: bool,
 }

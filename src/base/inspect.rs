@@ -5,7 +5,7 @@ use super::{BaseError, BaseImage, Store};
 use crate::appliance::{Appliance, DiskFacts, Kit, warm};
 use crate::disk;
 use crate::machine::{Accelerator, Cache, Disk};
-use crate::model::DiskFormat;
+use crate::model::{DiskFormat, Inventory};
 use crate::support::wait::Patience;
 use std::path::Path;
 
@@ -17,7 +17,7 @@ pub async fn inspect(
     accelerator: Accelerator,
     warm: &warm::Store,
     patience: &Patience,
-) -> Result<DiskFacts, BaseError> {
+) -> Result<(DiskFacts, Inventory), BaseError> {
     let kit = Kit::ensure(&store.home().join("appliance"), image.architecture, patience).await?;
     let kit = kit.warmed(Some(warm));
     let work = Work::create(store.home()).await?;
@@ -32,14 +32,14 @@ async fn look(
     accelerator: Accelerator,
     work: &Path,
     patience: &Patience,
-) -> Result<DiskFacts, BaseError> {
+) -> Result<(DiskFacts, Inventory), BaseError> {
     let overlay = work.join("overlay.qcow2");
     disk::create_overlay(&image.disk, DiskFormat::Qcow2, &overlay, None, patience).await?;
     let disk = Disk::new(&overlay, DiskFormat::Qcow2).cache(Cache::Unsafe);
     let appliance = Appliance::start(kit, vec![disk], accelerator, &work.join("machine"), patience).await?;
-    let facts = appliance.inspect(patience).await;
+    let found = appliance.inspect_with_packages(patience).await;
     let ended = appliance.shutdown(patience).await;
-    let facts = facts?;
+    let found = found?;
     ended?;
-    Ok(facts)
+    Ok(found)
 }

@@ -15,7 +15,7 @@ use crate::catalog::undo::UndoKind;
 use crate::catalog::{Catalog, CatalogError};
 use crate::disk::blocklist::BlockList;
 use crate::guest::Interactive;
-use crate::model::{Failure, FailureKind, ImageVersion, Stage};
+use crate::model::{Failure, FailureKind, ImageVersion, Inventory, Stage};
 use crate::support::wait::Patience;
 use async_trait::async_trait;
 use std::path::{Path, PathBuf};
@@ -59,6 +59,8 @@ pub struct Workshop {
     pub(super) ran: Vec<i64>,
     /// What the appliance found on it.
     pub(super) facts: Option<DiskFacts>,
+    /// The packages on the sealed disk.
+    pub(super) packages: Option<Inventory>,
     /// Kernel and initramfs for the first boot.
     pub(super) boot_files: Option<BootFiles>,
     /// What the files contain that the components still bring, once a machine needed it.
@@ -107,6 +109,7 @@ impl Workshop {
             base: None,
             ran: Vec::new(),
             facts: None,
+            packages: None,
             tray: None,
             running: None,
             visitor,

@@ -14,7 +14,7 @@ use super::{Alive, Appliance, ApplianceError};
 use crate::disk::filesystem::Kind;
 use crate::disk::gpt::kind;
 use crate::guest::{GuestError, GuestFiles};
-use crate::model::{Architecture, Firmware};
+use crate::model::{Architecture, Firmware, Inventory};
 use crate::support::wait::Patience;
 use kiln_protocol::message::{Entry, ErrorKind, Failed, Operation};
 
@@ -34,6 +34,27 @@ impl Appliance {
         let mut facts = facts?;
         facts.firmware = self.firmware(&scan, facts.architecture, patience).await?;
         Ok(facts)
+    }
+
+    /// As [`Appliance::inspect`], with the packages: those of rpm are a large file to copy.
+    ///
+    /// # Errors
+    /// As [`Appliance::inspect`]; packages that cannot be read are no error.
+    pub async fn inspect_with_packages(
+        &self,
+        patience: &Patience,
+    ) -> Result<(DiskFacts, Inventory), ApplianceError> {
+        let scan = self.scan(patience).await?;
+        let tree = self.enter(&scan, Access::Read, patience).await?;
+        let found = async {
+            let facts = self.look(&scan, &tree, patience).await?;
+            Ok((facts, Look { guest: self.guest(), patience }.inventory().await?))
+        };
+        let found: Result<_, ApplianceError> = found.await;
+        self.leave(tree, patience).await?;
+        let (mut facts, packages) = found?;
+        facts.firmware = self.firmware(&scan, facts.architecture, patience).await?;
+        Ok((facts, packages))
     }
 
     pub(super) async fn look(
@@ -72,7 +93,6 @@ impl Appliance {
             kernels,
             command_line,
             firmware: Vec::new(),
-            packages: system.packages,
             needs_recovery: tree.needs_recovery,
         })
     }

@@ -127,9 +127,11 @@ impl Look<'_> {
         database: &str,
         read: impl FnOnce(&Path, &Patience) -> Result<T, RpmError> + Send + 'static,
     ) -> Result<Result<T, String>, ApplianceError> {
-        let failed = |source| ApplianceError::File { path: self.guest.machine.folder().into(), source };
         let folder = tempfile::Builder::new().prefix("rpm-").tempdir_in(self.guest.machine.folder());
-        let folder = folder.map_err(failed)?;
+        let folder = match folder {
+            Ok(folder) => folder,
+            Err(e) => return Ok(Err(no_copy(self.guest.machine.folder(), &e))),
+        };
         let path = folder.path().join("rpmdb.sqlite");
         // What rpm wrote last may still be in its log.
         for (source, target) in [
@@ -152,7 +154,8 @@ impl Look<'_> {
         })
     }
 
-    /// Copies a file of the image, if there is one, to the host; or tells why not.
+    /// Copies a file of the image, if there is one, to the host; or tells why not. Also a full disk of the host
+    /// is no more than a reason: it says nothing of the image.
     async fn bring(&self, source: &str, target: &Path) -> Result<Result<(), String>, ApplianceError> {
         let found = self.guest.stat(source, true, self.patience).await;
         let Some(found) = self.optional(source, found)?.flatten() else { return Ok(Ok(())) };
@@ -162,14 +165,21 @@ impl Look<'_> {
         if found.size > DATABASE_LIMIT {
             return Ok(Err(format!("{source} has more than {} MiB", DATABASE_LIMIT >> 20)));
         }
-        let failed = |source| ApplianceError::File { path: target.to_owned(), source };
-        let mut file = tokio::fs::File::create(target).await.map_err(failed)?;
+        let mut file = match tokio::fs::File::create(target).await {
+            Ok(file) => file,
+            Err(e) => return Ok(Err(no_copy(target, &e))),
+        };
         let get = Operation::Get { path: source.into(), offset: 0, length: None };
         match self.guest.get(get, DATABASE_LIMIT, &mut file, self.patience).await {
-            Err(GuestError::Local(e)) => Err(failed(e)),
+            Err(GuestError::Local(e)) => Ok(Err(no_copy(target, &e))),
             got => Ok(self.optional(source, got)?.map(drop).ok_or(format!("{source} cannot be copied"))),
         }
     }
+}
+
+fn no_copy(target: &Path, why: &std::io::Error) -> String {
+    // The path comes last: it may be cut off.
+    marked(&format!("its copy cannot be written: {why}: {}", target.display()), REASON_LIMIT)
 }
 
 /// One of the stanzas that dpkg and apk keep of each package.

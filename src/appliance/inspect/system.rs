@@ -7,7 +7,7 @@ use super::Look;
 use crate::appliance::ApplianceError;
 use crate::appliance::facts::{CloudInit, OsRelease};
 use crate::guest::Guest;
-use crate::model::{Architecture, Inventory};
+use crate::model::Architecture;
 use crate::support::text::printable;
 
 const SMALL: u64 = 256 << 10;
@@ -20,7 +20,6 @@ pub(super) struct System {
     pub cloud_init: Option<CloudInit>,
     pub own_network: bool,
     pub guest_agent: bool,
-    pub packages: Inventory,
 }
 
 /// Empty, and `uninitialized`, are for the first boot to replace.
@@ -40,7 +39,6 @@ impl Look<'_> {
             cloud_init: self.cloud_init().await?,
             own_network: self.own_network().await?,
             guest_agent: self.exists("/usr/sbin/qemu-ga").await? || self.exists("/usr/bin/qemu-ga").await?,
-            packages: self.inventory().await?,
         })
     }
 

@@ -79,7 +79,8 @@ impl Workshop {
     /// What is known of the disk's content, kept with it.
     async fn save_beside(&self, digest: &str, blocks: &BlockList) -> Result<(), Failure> {
         let (path, list) = (self.catalog.block_list_path(digest), blocks.clone());
-        let (packages, text) = (self.catalog.inventory_path(digest), self.facts()?.packages.to_text());
+        let found = self.packages.as_ref().ok_or_else(|| out_of_order("nobody listed the packages"))?;
+        let (packages, text) = (self.catalog.inventory_path(digest), found.to_text());
         let saved = tokio::task::spawn_blocking(move || {
             list.save(&path).map_err(|e| Failure::from_error(FailureKind::Environment, &e))?;
             files::write_atomic(&packages, text.as_bytes())

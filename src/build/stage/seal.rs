@@ -11,7 +11,8 @@ impl Workshop {
         let appliance = self.disk_in_appliance(Stage::Seal, Lane::Booted, patience).await?;
         let working_directory = &self.plan.recipe.working_directory;
         let report = appliance.seal(working_directory, patience).await.map_err(|e| e.failure())?;
-        let facts = appliance.inspect(patience).await.map_err(|e| e.failure())?;
+        let found = appliance.inspect_with_packages(patience).await;
+        let (facts, packages) = found.map_err(|e| e.failure())?;
         appliance.shutdown(patience).await.map_err(|e| e.failure())?;
         let text = serde_json::json!({
             "cleaned": report.cleaned.iter().map(|c| &c.path).collect::<Vec<_>>(),
@@ -23,7 +24,7 @@ impl Workshop {
             self.events.send(What::Warning { text: text.clone() });
         }
         self.note(Stage::Seal, report.to_string());
-        self.facts = Some(facts);
+        (self.facts, self.packages) = (Some(facts), Some(packages));
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use crate::base::{self, BaseImage, Content, Definition, Doing, Origin, Store};
 use crate::cli::Settings;
 use crate::cli::render::{Format, Work};
 use crate::machine::accelerator;
-use crate::model::{Architecture, Failure, FailureKind, Firmware};
+use crate::model::{Architecture, Failure, FailureKind, Firmware, Inventory};
 use crate::service;
 use crate::support::clock;
 use crate::support::source::Source;
@@ -164,8 +164,8 @@ pub async fn run(
             let accelerator =
                 accelerator::resolve(settings.accel.into(), image.architecture, &settings.home, &patience)
                     .await?;
-            let facts = base::inspect(&store, &image, accelerator, &settings.warm()?, &patience).await?;
-            inspected(settings.format, &image, &facts);
+            let found = base::inspect(&store, &image, accelerator, &settings.warm()?, &patience).await?;
+            inspected(settings.format, &image, &found.0, &found.1);
         }
         Verb::Remove { base } => {
             if let Some(damaged) = store.damaged(&base)? {
@@ -301,7 +301,7 @@ fn print_origin(image: &BaseImage) {
     }
 }
 
-fn inspected(format: Format, image: &BaseImage, facts: &DiskFacts) {
+fn inspected(format: Format, image: &BaseImage, facts: &DiskFacts, packages: &Inventory) {
     let firmware: Vec<&str> = facts.firmware.iter().map(|f| f.as_str()).collect();
     let mib = |bytes: u64| bytes >> 20;
     let volume = |v: &Volume| v.filesystem.as_ref().map(|f| f.kind.as_str());
@@ -330,8 +330,9 @@ fn inspected(format: Format, image: &BaseImage, facts: &DiskFacts) {
                 "guestAgent": facts.guest_agent,
                 "kernels": facts.kernels.iter().map(|k| &k.version).collect::<Vec<_>>(),
                 "commandLine": facts.command_line,
-                "packages": facts.packages.packages().map(<[_]>::len),
-                "packageList": facts.packages.packages().map(|all| all.iter().map(super::packages::record).collect::<Vec<_>>()),
+                "packages": packages.packages().map(<[_]>::len),
+                "packagesMissing": packages.missing(),
+                "packageList": packages.packages().map(|all| all.iter().map(super::packages::record).collect::<Vec<_>>()),
             })
         ),
         Format::Human => {
@@ -359,8 +360,8 @@ fn inspected(format: Format, image: &BaseImage, facts: &DiskFacts) {
                 println!("kernel        {}", kernel.version);
             }
             println!("command line  {}", facts.command_line);
-            let packages = facts.packages.packages().map(|all| all.len().to_string());
-            println!("packages      {}", packages.or(facts.packages.missing()).unwrap_or_default());
+            let count = packages.packages().map(|all| all.len().to_string());
+            println!("packages      {}", count.or(packages.missing()).unwrap_or_default());
         }
     }
 }

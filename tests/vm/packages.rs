@@ -1,6 +1,7 @@
 //! Packages of images of the rpm family: what `kiln base inspect`, `image packages` and `image diff` tell.
 
 use crate::build::Bench;
+use crate::disks::tool;
 use crate::rpm_root::RpmRoot;
 use crate::tiny;
 use serde_json::{Value, json};
@@ -35,10 +36,10 @@ fn write(bench: &Bench, files: &str, commands: &str) {
 
 fn build(bench: &Bench, files: &str, commands: &str) {
     write(bench, files, commands);
-    is_built(&bench.run(&["build", "recipe.yaml"]));
+    succeeds(&bench.run(&["build", "recipe.yaml"]));
 }
 
-fn is_built(output: &Output) {
+fn succeeds(output: &Output) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
@@ -71,7 +72,7 @@ fn packages_of_rpm_are_listed_and_compared() {
 
     // A full disk of the host keeps nobody from building an image, and with room again the list is there.
     write(&bench, files, "'dd if=/dev/zero of=/var/lib/rpm/rpmdb.sqlite bs=1M seek=24 count=0'");
-    is_built(&without_room(&bench, &["build", "recipe.yaml"]));
+    succeeds(&without_room(&bench, &["build", "recipe.yaml"]));
     let full = without_room(&bench, &["image", "packages", "family", "--format", "json"]);
     let full: Value = serde_json::from_slice(&full.stdout).unwrap();
     let missing = full["missing"].as_str().unwrap();
@@ -90,8 +91,11 @@ fn packages_of_rpm_are_listed_and_compared() {
     assert_eq!(diff.status.code(), Some(6), "{diff:?}");
 
     std::fs::write(rpm.root.join("var/lib/rpm/rpmdb.sqlite"), "noise").unwrap();
-    tiny::import(&bench);
-    let facts = bench.json(&["base", "inspect", tiny::NAME]);
+    let (tree, raw) = (bench.folder.join("tree"), bench.folder.join("tiny.raw"));
+    let [tree, raw] = [&tree, &raw].map(|path| path.to_str().unwrap());
+    tool("mke2fs", &["-q", "-F", "-t", "ext4", "-E", "root_owner=0:0", "-d", tree, raw], "");
+    succeeds(&bench.run(&["base", "import", raw, "--name", "unread", "--firmware", "bios"]));
+    let facts = bench.json(&["base", "inspect", "unread"]);
     assert_eq!((&facts["packages"], &facts["packageList"]), (&json!(null), &json!(null)));
     let missing = facts["packagesMissing"].as_str().unwrap();
     assert!(missing.ends_with("cannot read: SQLite says: file is not a database"), "{missing}");

@@ -37,6 +37,8 @@ const END_LIMIT: Duration = Duration::from_secs(10);
 pub struct BootRequest {
     /// The machine; its first disk is the guest's. Kernel and credentials are the route's to fill in.
     pub spec: MachineSpec,
+    /// They come behind what is injected: to the guest no other disk changes its name for them.
+    pub further: Vec<Disk>,
     /// The machine's own: console, UEFI variables, what is injected.
     pub folder: PathBuf,
     pub route: Route,
@@ -175,6 +177,7 @@ async fn inject(
     if let Some(image) = image {
         attach("seed.disk", "kiln-seed", &image)?;
     }
+    spec.disks.extend(request.further.iter().cloned());
     match request.route {
         Route::Seed => {}
         Route::Smbios => {

@@ -69,6 +69,7 @@ impl Wanted<'_> {
         let (folder, limit) = (self.folder, self.limit);
         Ok(BootRequest {
             spec,
+            further: Vec::new(),
             folder,
             route,
             cloud_init: self.cloud_init,

@@ -79,6 +79,7 @@ pub fn request(subject: &Subject, route: Route, start: Start, folder: &Path) -> 
     };
     BootRequest {
         spec,
+        further: Vec::new(),
         folder: folder.join("machine"),
         route,
         cloud_init,

@@ -156,7 +156,7 @@ phases:
   - name: build
     steps:
       - {name: Same, action: ExecuteBash, inputs: {commands: [set -e, 'cmp /run/boot /proc/sys/kernel/random/boot_id']}}
-      - {name: Tray, action: ExecuteBash, inputs: {commands: [set -e, 'disk=/dev/disk/by-id/virtio-kiln-tray', 'test -b $disk', '! dd if=/dev/zero of=$disk bs=512 count=1']}}
+      - {name: Tray, action: ExecuteBash, inputs: {commands: [set -e, 'disk=/dev/disk/by-id/virtio-kiln-tray', 'test -b $disk', '! dd if=/dev/zero of=$disk bs=512 count=1', 'last=$(ls -d /sys/block/vd* | tail -n 1)', 'grep -q kiln-tray $last/serial', 'grep -q kiln-agent /sys/block/vdb/serial']}}
 ";
 
 /// Runs where nothing is booted, before and after what runs in the guest.

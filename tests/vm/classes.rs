@@ -77,6 +77,7 @@ async fn firmware(firmware: Firmware, program: Option<Program>, folder: &Path) -
     spec.disks.push(Disk::new(disk, DiskFormat::Raw));
     BootRequest {
         spec,
+        further: Vec::new(),
         folder: folder.join("machine"),
         route: Route::Smbios,
         cloud_init: CloudInit::Alone,

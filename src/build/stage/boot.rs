@@ -61,7 +61,7 @@ impl Workshop {
 
     pub(super) async fn boot_it(&self, boot: &Boot, patience: &Patience) -> Result<BootedGuest, Failure> {
         let mut request = self.request(boot, Holds::of(&boot.facts))?;
-        request.spec.disks.extend(boot.tray.clone());
+        request.further.extend(boot.tray.clone());
         request.hold_cloud_init_back(&boot.facts, &self.build);
         self.note(boot.stage, format!("the agent comes by {}", request.route));
         BootedGuest::start(request, self.watch.clone(), patience).await.map_err(|e| e.failure())

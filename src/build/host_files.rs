@@ -67,16 +67,21 @@ pub enum HostFileError {
 }
 
 impl HostFileError {
+    /// Nothing else is wrong than that the guest has no tray to take from: a component may unmount /sys and
+    /// /dev, or remove what is in them.
+    pub fn is_of_tray(&self) -> bool {
+        matches!(self, HostFileError::NoTray | HostFileError::Tray(GuestError::Refused(_)))
+    }
+
     pub fn failure(&self) -> Failure {
         let (kind, hint) = match self {
             HostFileError::Guest { .. } => (
                 FailureKind::Build,
                 "Is there room on the guest's disk, and is the destination no file where a folder is wanted?",
             ),
-            HostFileError::NoTray | HostFileError::Tray(_) => (
-                FailureKind::Build,
-                "Has a component unmounted /sys or /dev, or removed what is in it? kiln finds its disk there.",
-            ),
+            HostFileError::NoTray | HostFileError::Tray(_) => {
+                return Failure::from_error(FailureKind::Build, self);
+            }
             HostFileError::Pack { .. } => (
                 FailureKind::Environment,
                 "Free some space (kiln image list, kiln image remove NAME), or use another --home.",

@@ -264,3 +264,33 @@ async fn files_come_on_a_disk_that_no_guest_writes_on_and_that_goes_with_the_bui
     assert_eq!(failed.status.code(), Some(1), "{said}");
     assert!(bench.builds_folder("brings-1.0.0-2").join("overlay.qcow2").exists() && !tray(2).exists());
 }
+
+#[test]
+fn files_come_over_the_link_where_the_guest_hides_their_disk() {
+    let (bench, _) = bench("lane-hides");
+    let document = |name: &str, commands: &str| {
+        let step = format!(
+            "      - {{name: Step, action: ExecuteBash, inputs: {{commands: [set -e, {commands}]}}}}\n"
+        );
+        bench.write(&format!("{name}.yml"), &steps(&step).replace("name: work", &format!("name: {name}")));
+    };
+    document("first", "busybox umount -l /sys");
+    document("second", "grep -q one /etc/one, busybox mount -t sysfs sysfs /sys, rm /dev/vdb");
+    document("third", "grep -q two /etc/two");
+    let brings = |name: &str, word: &str| {
+        bench.write(word, word);
+        format!("{{component: ./{name}.yml, files: [{{source: ./{word}, destination: /etc/}}]}}")
+    };
+    let components = format!("[./first.yml, {}, {}]", brings("second", "one"), brings("third", "two"));
+    let text = recipe("lane-hides", "first.yml").replace("[./first.yml]", &components);
+    bench.write("recipe.yaml", &text);
+    let output = bench.run(&["--progress", "plain", "build", "recipe.yaml"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let told = said.lines().filter(|line| line.contains("what files contain goes over the link: "));
+    let told: Vec<&str> = told.collect();
+    assert!(
+        told.len() == 2 && told[0].contains("/sys/class/block") && told[1].contains("/dev/vdb"),
+        "{said}"
+    );
+}

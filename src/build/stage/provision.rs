@@ -75,11 +75,15 @@ impl Workshop {
             failure.component = Some(label.into());
             failure
         };
-        let tray = self.inserted(patience).await.map_err(named)?;
+        let mut tray = self.inserted(patience).await.map_err(named)?;
         for files in files {
             let text = format!("{label}: bringing {files}");
             self.note(Stage::Provision, text);
-            let handed_over = files.hand_over(self.guest()?, tray.as_ref(), patience).await;
+            let mut handed_over = files.hand_over(self.guest()?, tray.as_ref(), patience).await;
+            if tray.is_some() && handed_over.as_ref().is_err_and(|e| self.does_without_tray(e)) {
+                tray = None;
+                handed_over = files.hand_over(self.guest()?, None, patience).await;
+            }
             handed_over.map_err(|e| self.with_console(named(e.failure())))?;
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! The tray of the build's machines: packed when the first one needs it, gone when the last component ran.
 
 use crate::build::begin::machine_folder;
+use crate::build::host_files::HostFileError;
 use crate::build::plan::Plan;
 use crate::build::tray::{Inserted, Packer, SERIAL, Tray};
 use crate::build::workshop::{Workshop, out_of_order};
@@ -41,14 +42,28 @@ impl Workshop {
         Ok(self.tray.as_ref().map(|(_, tray)| tray.disk()))
     }
 
-    /// In the guest that runs, if its machine has one.
+    /// In the guest that runs, if its machine has one and the guest can be asked for it.
     pub(super) async fn inserted(&self, patience: &Patience) -> Result<Option<Inserted<'_>>, Failure> {
         let Some((_, tray)) = &self.tray else { return Ok(None) };
         if !self.running.as_ref().is_some_and(|running| running.has_disk(SERIAL)) {
             return Ok(None);
         }
-        let inserted = tray.find(self.guest()?, patience).await;
-        inserted.map(Some).map_err(|e| self.with_console(e.failure()))
+        match tray.find(self.guest()?, patience).await {
+            Ok(inserted) => Ok(Some(inserted)),
+            Err(e) if self.does_without_tray(&e) => Ok(None),
+            Err(e) => Err(self.with_console(e.failure())),
+        }
+    }
+
+    /// Whether this is no more than the lack of a tray, which is told: the link needs none.
+    pub(super) fn does_without_tray(&self, error: &HostFileError) -> bool {
+        if error.is_of_tray() {
+            let causes = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source());
+            let told: Vec<String> = causes.map(|e| e.to_string()).collect();
+            let text = format!("what files contain goes over the link: {}", told.join(": "));
+            self.note(Stage::Provision, text);
+        }
+        error.is_of_tray()
     }
 
     pub(super) fn give_tray_back(&mut self) -> Result<(), Failure> {

@@ -182,7 +182,24 @@ pub(super) fn hexadecimal(hash: Sha256) -> String {
     hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 
+/// What a file contains.
+pub(super) struct Content<'a> {
+    pub host: &'a Path,
+    pub bytes: u64,
+    pub digest: &'a str,
+}
+
 impl HostFiles {
+    /// Of all files that are not empty.
+    pub(super) fn contents(&self) -> impl Iterator<Item = Content<'_>> {
+        self.items.iter().filter_map(|item| match &item.kind {
+            Kind::File { host, bytes, digest, .. } if *bytes > 0 => {
+                Some(Content { host, bytes: *bytes, digest })
+            }
+            _ => None,
+        })
+    }
+
     /// Bytes of all files.
     pub fn bytes(&self) -> u64 {
         self.items.iter().map(|i| if let Kind::File { bytes, .. } = i.kind { bytes } else { 0 }).sum()

@@ -4,13 +4,13 @@
 //! lie on it by their digests, each once, one after the other: a guest that reads far ahead gets many small
 //! files with one request. The host has digested what it wrote, and no guest can write to it.
 
-use super::host_files::{HostFileError, HostFiles, Kind, hexadecimal, read};
+use super::host_files::{Content, HostFileError, HostFiles, hexadecimal, read};
 use crate::guest::{Guest, GuestFiles};
 use crate::machine::Disk;
 use crate::model::DiskFormat;
 use crate::support::wait::Patience;
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -31,6 +31,16 @@ const SECTOR: u64 = 512;
 
 const PIECE: usize = 1 << 18;
 
+pub(super) const PACKING: &str = "packing the files that go into the guest";
+
+/// What a tray with these files holds, in bytes.
+pub fn held<'a>(files: impl IntoIterator<Item = &'a HostFiles>) -> u64 {
+    let mut seen = HashSet::new();
+    let contents = files.into_iter().flat_map(HostFiles::contents);
+    let once = contents.filter(|content| seen.insert(content.digest));
+    once.fold(0, |all, content| all.saturating_add(content.bytes))
+}
+
 /// A tray that is packed.
 #[derive(Debug)]
 pub struct Tray {
@@ -48,44 +58,43 @@ pub struct Inserted<'a> {
 }
 
 /// A tray that is being packed. Blocks.
-pub struct Packer<'a> {
+pub struct Packer {
     tray: Tray,
     file: File,
     end: u64,
     buffer: Vec<u8>,
-    patience: &'a Patience,
+    patience: Patience,
     begun: Instant,
 }
 
-impl<'a> Packer<'a> {
+impl Packer {
     /// Makes the disk's file, which only this user can read.
-    pub fn new(path: &Path, patience: &'a Patience) -> Result<Packer<'a>, HostFileError> {
+    pub fn new(path: &Path, patience: &Patience) -> Result<Packer, HostFileError> {
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
         let file = file.map_err(write(path))?;
         let tray = Tray { path: path.to_owned(), places: HashMap::new() };
-        Ok(Packer { tray, file, end: HEAD, buffer: vec![0; PIECE], patience, begun: Instant::now() })
+        let (buffer, patience) = (vec![0; PIECE], patience.clone());
+        Ok(Packer { tray, file, end: HEAD, buffer, patience, begun: Instant::now() })
     }
 
     /// Adds what these files contain.
     pub fn add(&mut self, files: &HostFiles) -> Result<(), HostFileError> {
-        for item in &files.items {
-            if let Kind::File { host, bytes, digest, .. } = &item.kind
-                && *bytes > 0
-                && !self.tray.places.contains_key(digest)
-            {
+        for content in files.contents() {
+            if !self.tray.places.contains_key(content.digest) {
                 let begin = self.end;
-                self.copy(host, *bytes, digest)?;
-                self.tray.places.insert(digest.clone(), begin);
+                self.copy(&content)?;
+                self.tray.places.insert(content.digest.to_owned(), begin);
             }
         }
         Ok(())
     }
 
-    fn copy(&mut self, host: &Path, bytes: u64, digest: &str) -> Result<(), HostFileError> {
+    fn copy(&mut self, content: &Content) -> Result<(), HostFileError> {
+        let Content { host, bytes, digest } = *content;
         let mut source = File::open(host).map_err(read(host))?;
         let (mut hash, mut left) = (Sha256::new(), bytes);
         loop {
-            self.patience.check("packing the files that go into the guest", self.begun)?;
+            self.patience.check(PACKING, self.begun)?;
             let n = match source.read(&mut self.buffer).map_err(read(host))? {
                 0 => break,
                 n => n,

@@ -118,7 +118,6 @@ pub fn newer(service: &Service, plan: &Plan, image: &Image) -> Result<Option<Ima
 
 /// Registers the image and makes the build's folder. Subscribe to its events before [`run`].
 pub fn start(service: &Service, plan: &mut Plan, reuse: &Reuse, asked: &Asked) -> Result<Begun, Failure> {
-    plan.check_host_space(service.catalog.home().root())?;
     plan.check_exports()?;
     with_layers(service, plan, reuse, |plan| begin(&service.catalog, &service.nursery, plan, asked))
 }
@@ -131,6 +130,8 @@ fn with_layers(
     begin: impl Fn(&Plan) -> Result<Begun, Failure>,
 ) -> Result<Begun, Failure> {
     loop {
+        // What has to run depends on the layers.
+        plan.check_host_space(service.catalog.home().root())?;
         let begun = begin(plan);
         let gone = |plan: &mut Plan| {
             plan.layers.choose_again(&plan.recipe.name.slug(), reuse, &service.catalog).map_err(Failure::from)
@@ -170,7 +171,6 @@ pub fn restart(
     image: Image,
     asked: &Asked,
 ) -> Result<Begun, Failure> {
-    plan.check_host_space(service.catalog.home().root())?;
     plan.check_exports()?;
     if plan.inputs != image.inputs.strip_suffix(TOUCHED).unwrap_or(&image.inputs) {
         let message = format!("what goes into {image} has changed since it was begun");

@@ -13,12 +13,13 @@ use super::host_files::{self, HostFiles};
 use super::layers::{self, Layers, Reuse, Surroundings, choice::Entry};
 use super::recipe::{Lane, Recipe};
 use super::state::Route;
+use super::tray;
 use crate::catalog::artifact::digest_bytes;
 use crate::component::{Component, PlannedStep, World, plan as steps_of};
 use crate::distribute::Export;
 use crate::machine::accelerator::{Choice, resolve};
 use crate::machine::{Accelerator, Qemu, default_cpu};
-use crate::model::{Architecture, Failure, FailureKind, Firmware, Version};
+use crate::model::{Architecture, Failure, FailureKind, Firmware, Stage, Version};
 use crate::support::diagnostic::{Diagnostic, Findings};
 use crate::support::{clock, files};
 use std::path::Path;
@@ -355,13 +356,20 @@ impl Plan {
         self.exports().try_for_each(|e| Ok(e.check()?))
     }
 
+    /// Bytes that the build puts on a disk of their own for the guest: at most, as one that wakes has none,
+    /// and which does is found out only then.
+    fn most_packed(&self) -> u64 {
+        match self.route.stages().contains(&Stage::Provision) {
+            true => tray::held(self.files[self.layers.done()..].iter().flatten()),
+            false => 0,
+        }
+    }
+
     /// # Errors
     /// The host's disk has too little left for this build.
     pub fn check_host_space(&self, home: &Path) -> Result<(), Failure> {
         let free = files::free_space(home).unwrap_or(u64::MAX);
-        // What goes into the guest lies on a disk of its own first.
-        let brought = self.files[self.layers.done()..].iter().flatten().map(HostFiles::bytes);
-        let needed = brought.fold(HOST_SPACE, u64::saturating_add);
+        let needed = HOST_SPACE.saturating_add(self.most_packed());
         if free >= needed {
             return Ok(());
         }

@@ -226,6 +226,12 @@ async fn files_that_a_component_brings_are_known_and_count() {
     assert_ne!(plan.inputs, bench.good(RECIPE, &[]).await.inputs);
     std::fs::write(bench.path("site/index.html"), "two").unwrap();
     assert_ne!(bench.good(&text, &[]).await.inputs, plan.inputs);
+    std::fs::write(bench.path("site/copy.html"), "two").unwrap();
+    std::fs::write(bench.path("site/other.html"), "four").unwrap();
+    let mut plan = bench.good(&text, &[]).await;
+    assert_eq!((plan.files[0][0].bytes(), plan.most_packed()), (10, 7), "each content once");
+    plan.route = plan.route.from(Stage::Test);
+    assert_eq!(plan.most_packed(), 0, "no component runs");
     for (entry, found) in [
         ("{source: ./sites, destination: /srv/www}", "recipe.yaml:6:22 no-file"),
         ("{source: ./site, destination: srv/../www}", "recipe.yaml:6:43 bad-value"),

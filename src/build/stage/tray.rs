@@ -3,7 +3,7 @@
 use crate::build::begin::machine_folder;
 use crate::build::host_files::HostFileError;
 use crate::build::plan::Plan;
-use crate::build::tray::{Inserted, Packer, SERIAL, Tray};
+use crate::build::tray::{Inserted, Packer, SERIAL, Tray, held};
 use crate::build::workshop::{Workshop, out_of_order};
 use crate::machine::Disk;
 use crate::model::{Failure, FailureKind, Stage};
@@ -17,7 +17,7 @@ impl Workshop {
     pub(super) async fn tray(&mut self, stage: Stage, patience: &Patience) -> Result<Option<Disk>, Failure> {
         // Whose work is on the disk has brought what it had.
         let ahead = self.ran.len()..self.plan.components.len();
-        let bytes: u64 = self.plan.files[ahead.clone()].iter().flatten().map(|files| files.bytes()).sum();
+        let bytes = held(self.plan.files[ahead.clone()].iter().flatten());
         if self.tray.is_none() && bytes > 0 {
             self.note(stage, format!("packing {} KiB of files for the guest", bytes.div_ceil(1024)));
             // Among what machines boot from, which goes with them whatever becomes of the build.

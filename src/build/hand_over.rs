@@ -1,6 +1,6 @@
 //! Host files on their way into a guest: what they contain from the tray, where it is there, else over the link.
 
-use super::host_files::{HostFileError, HostFiles, Item, Kind, hexadecimal, read};
+use super::host_files::{HostFileError, HostFiles, Item, Kind, hexadecimal, open};
 use super::tray::Inserted;
 use crate::guest::{Guest, GuestError, GuestFiles};
 use crate::support::wait::Patience;
@@ -111,8 +111,13 @@ async fn put(
     guest: &dyn Guest,
     patience: &Patience,
 ) -> Result<(), HostFileError> {
-    let file = tokio::fs::File::open(host).await.map_err(read(host))?;
-    let mut source = Digested { inner: file, hash: Sha256::new() };
+    let opening = tokio::task::spawn_blocking({
+        let host = host.to_owned();
+        move || open(&host)
+    });
+    let opened = patience.wait(&format!("opening {}", host.display()), opening).await?;
+    let file = opened.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))?;
+    let mut source = Digested { inner: file.into(), hash: Sha256::new() };
     let put = Put { path: path.into(), mode, owner: None, group: None, overwrite: true, parents: true };
     let written = guest.put(put, &mut source, patience).await;
     written.map_err(|source| HostFileError::Guest { path: path.into(), source })?;

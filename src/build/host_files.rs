@@ -9,9 +9,11 @@ use crate::catalog::artifact::digest_bytes;
 use crate::guest::GuestError;
 use crate::model::{Failure, FailureKind};
 use crate::support::wait::Impatience;
+use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
+use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Most files, folders and links that one component may bring.
@@ -120,6 +122,17 @@ pub(super) fn read(path: &Path) -> impl FnOnce(io::Error) -> HostFileError {
     move |source| HostFileError::Read { path, source }
 }
 
+/// Opens a file that was one when somebody looked.
+pub(super) fn open(path: &Path) -> Result<File, HostFileError> {
+    // Should it have become a pipe meanwhile, opening it does not wait for a writer.
+    let flags = OFlags::NONBLOCK.bits() as i32;
+    let file = File::options().read(true).custom_flags(flags).open(path).map_err(read(path))?;
+    match file.metadata().map_err(read(path))?.is_file() {
+        true => Ok(file),
+        false => Err(HostFileError::Changed(path.to_owned())),
+    }
+}
+
 fn add(
     host: &Path,
     metadata: &std::fs::Metadata,
@@ -133,7 +146,7 @@ fn add(
     let kind = metadata.file_type();
     let mut push = |kind| items.push(Item { path: path.to_owned(), kind });
     if kind.is_file() {
-        let (bytes, digest) = digest(host).map_err(read(host))?;
+        let (bytes, digest) = digest(open(host)?).map_err(read(host))?;
         push(Kind::File { host: host.to_owned(), mode, bytes, digest });
     } else if kind.is_symlink() {
         let target = std::fs::read_link(host).map_err(read(host))?;
@@ -164,8 +177,7 @@ fn add(
     Ok(())
 }
 
-fn digest(path: &Path) -> io::Result<(u64, String)> {
-    let mut file = std::fs::File::open(path)?;
+fn digest(mut file: File) -> io::Result<(u64, String)> {
     let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; 1 << 18]);
     loop {
         match file.read(&mut buffer)? {

@@ -4,7 +4,7 @@
 //! lie on it by their digests, each once, one after the other: a guest that reads far ahead gets many small
 //! files with one request. The host has digested what it wrote, and no guest can write to it.
 
-use super::host_files::{Content, HostFileError, HostFiles, hexadecimal, read};
+use super::host_files::{Content, HostFileError, HostFiles, hexadecimal, open, read};
 use crate::guest::{Guest, GuestFiles};
 use crate::machine::Disk;
 use crate::model::DiskFormat;
@@ -91,7 +91,7 @@ impl Packer {
 
     fn copy(&mut self, content: &Content) -> Result<(), HostFileError> {
         let Content { host, bytes, digest } = *content;
-        let mut source = File::open(host).map_err(read(host))?;
+        let mut source = open(host)?;
         let (mut hash, mut left) = (Sha256::new(), bytes);
         loop {
             self.patience.check(PACKING, self.begun)?;

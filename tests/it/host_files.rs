@@ -106,6 +106,27 @@ async fn a_file_that_changed_since_the_plan_fails_the_build() {
     assert!(matches!(&error, HostFileError::Changed(path) if *path == source), "{error}");
 }
 
+/// Opening a pipe that nobody writes to would wait for ever.
+#[tokio::test]
+async fn a_file_that_has_become_a_pipe_has_changed() {
+    let (guest, folder) = (agent().await, tempfile::tempdir().unwrap());
+    tree(folder.path());
+    let source = folder.path().join("site/index.html");
+    let files = walk(&source, folder.path().join("x").to_str().unwrap()).unwrap();
+    fs::remove_file(&source).unwrap();
+    pipe(&source);
+    for error in [
+        packed(&folder.path().join("tray.disk"), &[&files]).unwrap_err(),
+        files.hand_over(&guest, None, &patience()).await.unwrap_err(),
+    ] {
+        assert!(matches!(&error, HostFileError::Changed(path) if *path == source), "{error}");
+    }
+}
+
+fn pipe(path: &Path) {
+    rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+}
+
 #[tokio::test]
 async fn a_tray_holds_each_content_once_and_nothing_at_its_ends() {
     let (guest, folder) = (agent().await, tempfile::tempdir().unwrap());
@@ -190,7 +211,7 @@ async fn which_file_could_not_be_written_is_told_whichever_way_it_went() {
 fn what_is_no_file_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let pipe = folder.path().join("pipe");
-    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    self::pipe(&pipe);
     let said = walk(folder.path(), "/srv").unwrap_err().to_string();
     assert!(said.starts_with(&format!("{} is a named pipe", pipe.display())), "{said}");
     assert!(matches!(walk(&folder.path().join("none"), "/x"), Err(HostFileError::Read { .. })));

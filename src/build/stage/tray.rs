@@ -3,14 +3,13 @@
 use crate::build::begin::machine_folder;
 use crate::build::host_files::HostFileError;
 use crate::build::plan::Plan;
-use crate::build::tray::{Inserted, Packer, SERIAL, Tray, held};
+use crate::build::tray::{Inserted, PACKING, Packer, SERIAL, Tray, held};
 use crate::build::workshop::{Workshop, out_of_order};
 use crate::machine::Disk;
 use crate::model::{Failure, FailureKind, Stage};
 use crate::support::files::private_folder;
 use crate::support::wait::Patience;
 use std::ops::Range;
-use std::path::Path;
 
 impl Workshop {
     /// For a machine that components run in. None: they bring nothing.
@@ -29,10 +28,14 @@ impl Workshop {
             let mut packed = None;
             let held = self
                 .hold(&path, async {
-                    let (plan, path, patience) = (self.plan.clone(), path.clone(), patience.clone());
-                    let packing = tokio::task::spawn_blocking(move || pack(&plan, ahead, &path, &patience));
-                    let tray = packing.await.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
-                    packed = Some(tray?);
+                    // The file is there when this is called off: what packs may be late to notice, as it
+                    // waits for a disk of this machine that does not answer.
+                    let packer = Packer::new(&path, patience).map_err(|e| e.failure())?;
+                    let plan = self.plan.clone();
+                    let packing = tokio::task::spawn_blocking(move || pack(&plan, ahead, packer));
+                    let done = patience.wait(PACKING, packing).await;
+                    let done = done.map_err(|e| HostFileError::from(e).failure())?;
+                    packed = Some(done.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))?);
                     Ok::<(), Failure>(())
                 })
                 .await?;
@@ -74,8 +77,7 @@ impl Workshop {
     }
 }
 
-fn pack(plan: &Plan, components: Range<usize>, path: &Path, patience: &Patience) -> Result<Tray, Failure> {
-    let mut packer = Packer::new(path, patience).map_err(|e| e.failure())?;
+fn pack(plan: &Plan, components: Range<usize>, mut packer: Packer) -> Result<Tray, Failure> {
     for index in components {
         for files in &plan.files[index] {
             packer.add(files).map_err(|e| Failure {

@@ -369,7 +369,11 @@ impl Guest for Session {
     ) -> Result<u64, GuestError> {
         let mut request = self.ask(operation)?;
         let doing = request.doing().to_owned();
-        patience.wait(&doing, send_input(&mut request, source)).await?
+        let sent = patience.wait(&doing, send_input(&mut request, source)).await?;
+        if sent.is_err() {
+            request.let_go(patience).await;
+        }
+        sent
     }
 
     async fn get(
@@ -381,7 +385,11 @@ impl Guest for Session {
     ) -> Result<u64, GuestError> {
         let mut request = self.ask(operation)?;
         let doing = request.doing().to_owned();
-        patience.wait(&doing, receive_output(&mut request, limit, sink)).await?
+        let received = patience.wait(&doing, receive_output(&mut request, limit, sink)).await?;
+        if received.is_err() {
+            request.let_go(patience).await;
+        }
+        received
     }
 
     async fn connect(

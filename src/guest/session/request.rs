@@ -1,6 +1,7 @@
 //! One request, as its caller holds it. Dropping it gives the request up.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kiln_protocol::message::{FromHost, Operation};
 use kiln_protocol::{WINDOW, frame};
@@ -8,9 +9,13 @@ use tokio::sync::mpsc;
 
 use super::table::{End, Event, Shared};
 use crate::guest::{GuestError, describe};
+use crate::support::wait::Patience;
 
 /// Grants are collected up to this, so that small output does not cost a message each.
 const GRANT: u32 = WINDOW / 4;
+
+/// An agent that is called off stops at once; its host may be busy.
+const LET_GO: Duration = Duration::from_secs(10);
 
 pub struct Request {
     shared: Arc<Shared>,
@@ -63,6 +68,18 @@ impl Request {
 
     pub fn say(&self, message: &FromHost) {
         self.shared.say(self.id, message);
+    }
+
+    /// Calls off what the agent still does for this, and waits for its end: a file that it has open keeps a
+    /// file system busy, and the next request may be to unmount that.
+    pub async fn let_go(&mut self, patience: &Patience) {
+        if !self.shared.is_open(self.id) {
+            return;
+        }
+        self.say(&FromHost::Cancel);
+        let ended = async { while self.shared.is_open(self.id) && self.next().await.is_ok() {} };
+        // One that does not end meets the next request.
+        let _ = patience.at_most(LET_GO).wait("the agent to stop", ended).await;
     }
 
     /// The agent answered what it must not: that ends the session.

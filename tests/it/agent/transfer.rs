@@ -155,6 +155,9 @@ async fn more_than_asked_for_is_refused_and_stopped() {
     let zeros = || Operation::Get { path: "/dev/zero".into(), offset: 0, length: None };
     let mut sink = tokio::io::sink();
     assert_eq!(kind(guest.get(zeros(), 1_000_000, &mut sink, &p).await), ErrorKind::TooLarge);
+    // It is not open any more: what comes next may be to unmount what it was on.
+    let open = guest.list("/proc/self/fd", false, 100, &p).await.unwrap();
+    assert!(!open.is_empty() && open.iter().all(|e| e.target.as_deref() != Some("/dev/zero")), "{open:?}");
     assert_eq!(kind(guest.read("/nowhere", 10, &p).await), ErrorKind::NotFound);
     assert_eq!(kind(guest.read("/usr", 10, &p).await), ErrorKind::Invalid);
     // And the agent has really stopped: its processor time stands still.

@@ -81,9 +81,10 @@ impl HostFileError {
                 FailureKind::Build,
                 "Is there room on the guest's disk, and is the destination no file where a folder is wanted?",
             ),
-            HostFileError::NoTray | HostFileError::Tray(_) => {
-                return Failure::from_error(FailureKind::Build, self);
-            }
+            HostFileError::NoTray | HostFileError::Tray(_) => (
+                FailureKind::Build,
+                "The end of the machine's console may tell why; kiln retry goes on from the last layer.",
+            ),
             HostFileError::Pack { .. } => (
                 FailureKind::Environment,
                 "Free some space (kiln image list, kiln image remove NAME), or use another --home.",

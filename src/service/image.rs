@@ -165,8 +165,8 @@ fn shown(service: &Service, image: Image) -> Result<Shown, Failure> {
     Ok(Shown { image, disk, above_base, kept, builds, tags })
 }
 
-/// Of builds that have ended: one that runs works on its disk.
-fn kept_disks(service: &Service, builds: &[Build]) -> Vec<(PathBuf, u64)> {
+/// Of builds that have ended, the newest first: one that runs works on its disk.
+pub(super) fn kept_disks(service: &Service, builds: &[Build]) -> Vec<(PathBuf, u64)> {
     let ended = builds.iter().rev().filter(|b| b.ended.is_some());
     let disks = ended.map(|b| service.catalog.home().build_disk(&b.id));
     let sized = |path: PathBuf| std::fs::metadata(&path).ok().map(|m| (path, m.blocks() * 512));

@@ -160,8 +160,7 @@ fn kept_disk(service: &Service, image: &Image) -> Result<PathBuf, Failure> {
         return Err(Failure::new(FailureKind::Conflict, message)
             .hint("A shell in a build that runs opens where a step fails: kiln build --on-error shell"));
     }
-    let disks = builds.iter().rev().map(|b| service.catalog.home().build_disk(&b.id));
-    disks.into_iter().find(|d| d.is_file()).ok_or_else(|| {
+    image::kept_disks(service, &builds).into_iter().next().map(|(path, _)| path).ok_or_else(|| {
         let message = format!("image {image} is {} and its build's disk was not kept", image.status);
         Failure::new(FailureKind::Conflict, message).hint(
             "kiln build --on-error keep keeps it; --on-error shell opens a shell while the guest still runs.",

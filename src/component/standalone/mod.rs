@@ -80,21 +80,14 @@ pub enum StandaloneError {
 
 /// Exit code of a run that wants a reboot, after which it is to be called again.
 pub const REBOOT: u8 = 194;
-/// Of one that somebody ended: 128 and the number of SIGINT, as shells have it.
-const CANCELLED: u8 = 130;
 
 impl Outcome {
     pub fn exit_code(&self) -> u8 {
         match self.report.ending {
             Ending::RebootDue => REBOOT,
             _ if self.report.is_success() => 0,
-            _ if self.is_cancelled() => CANCELLED,
             _ => 1,
         }
-    }
-
-    fn is_cancelled(&self) -> bool {
-        self.report.failure.as_ref().is_some_and(|f| f.kind == FailureKind::Cancelled)
     }
 }
 

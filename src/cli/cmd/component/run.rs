@@ -2,6 +2,7 @@
 
 use crate::cli::Settings;
 use crate::cli::cmd::planning::values;
+use crate::cli::exit;
 use crate::cli::settings::Runner;
 use crate::component::standalone::{
     self, Config, ConfigError, Given, Request, Sources, StandaloneError, parse_parameters,
@@ -123,7 +124,10 @@ pub async fn run(
     let text = serde_json::to_string_pretty(&outcome.summary)
         .map_err(|e| Failure::from_error(FailureKind::Internal, &e))?;
     println!("{text}");
-    Ok(outcome.exit_code())
+    Ok(match &outcome.report.failure {
+        Some(failure) if failure.kind == FailureKind::Cancelled => exit::code(failure.kind),
+        _ => outcome.exit_code(),
+    })
 }
 
 async fn request(
